@@ -1,0 +1,1 @@
+"""Pictures with captions: every source, one door for untrusted pictures, one loader."""

@@ -1,0 +1,1 @@
+"""How each system is trained: functions that return a frozen Recipe."""

@@ -1,0 +1,1 @@
+"""Captions and tokenizers; knows no torch."""
