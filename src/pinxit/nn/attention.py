@@ -1,0 +1,86 @@
+"""The one attention: self or cross, causal or masked, with or without a cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class Cache:
+    """Keys and values of the positions seen so far, for every layer, in memory that is taken once.
+
+    `keys` and `values` are `(layers, b, heads, capacity, head width)`; the first `length` positions are filled. The
+    transformer that fills it moves `length` on; nothing is copied or grown while sampling.
+    """
+
+    keys: Tensor
+    values: Tensor
+    length: int = 0
+
+    @classmethod
+    def empty(cls, *, layers: int, rows: int, heads: int, capacity: int, head_width: int, like: Tensor) -> Cache:
+        """A cache for `rows` sequences of at most `capacity` tokens, with the dtype and device of `like`."""
+        shape = (layers, rows, heads, capacity, head_width)
+        return cls(like.new_zeros(shape), like.new_zeros(shape))
+
+    @property
+    def capacity(self) -> int:
+        """How many positions fit."""
+        return self.keys.shape[3]
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention with several heads (Vaswani et al. 2017, section 3.2).
+
+    Queries come from `x`; keys and values from `context`, or from `x` where there is none.
+    """
+
+    def __init__(self, width: int, heads: int, *, context_width: int | None = None) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} does not divide into {heads} heads")
+        self.heads = heads
+        if context_width is None:
+            self.query_key_value = nn.Linear(width, 3 * width)
+        else:
+            self.query = nn.Linear(width, width)
+            self.key_value = nn.Linear(context_width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        cache: Cache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        """`x` b n d -> b n d.
+
+        `mask` is boolean and broadcasts to `b heads n m`, True where a query may look. With a `cache`, `x` holds the
+        positions `cache.length ...` of the sequence, whose keys and values are written there before attending, and
+        `mask` covers the columns up to the last of them.
+        """
+        b, n, d = x.shape
+        if context is None:
+            q, k, v = self.query_key_value(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        else:
+            q = self.query(x).view(b, n, self.heads, d // self.heads).transpose(1, 2)
+            k, v = self.key_value(context).view(b, context.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            start, end = cache.length, cache.length + n
+            cache.keys[layer, :, :, start:end] = k
+            cache.values[layer, :, :, start:end] = v
+            k, v = cache.keys[layer, :, :, :end], cache.values[layer, :, :, :end]
+            if causal and n > 1 and start > 0 and mask is None:
+                mask = torch.ones(n, end, dtype=torch.bool, device=x.device).tril(start)
+            causal = causal and n > 1 and start == 0
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and mask is None)
+        out: Tensor = self.out(y.transpose(1, 2).reshape(b, n, d))
+        return out
