@@ -1,0 +1,43 @@
+"""Captions as people wrote them: cleaning, and blending the kinds that a picture has."""
+
+from __future__ import annotations
+
+import html
+import random
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pinxit.errors import PinxitError
+
+
+def clean(text: str) -> str:
+    """The text with HTML entities resolved (twice: scraped text is often escaped twice) and white space collapsed."""
+    return " ".join(html.unescape(html.unescape(text)).split())
+
+
+def choose(
+    captions: Mapping[str, Sequence[str]],
+    weights: Mapping[str, float],
+    rng: random.Random | np.random.Generator,
+) -> str:
+    """One caption of a sample: a kind by its weight, then one of that kind's captions, each alike.
+
+    Kinds that the sample lacks are left out, and the weights of the others count in proportion.
+
+    Raises `PinxitError` when the sample has none of the weighted kinds.
+    """
+    kinds = [(kind, weight) for kind, weight in weights.items() if weight > 0 and captions.get(kind)]
+    if not kinds:
+        has = ", ".join(sorted(kind for kind, texts in captions.items() if texts)) or "none"
+        wanted = ", ".join(sorted(kind for kind, weight in weights.items() if weight > 0)) or "none"
+        raise PinxitError(f"The sample has captions of kind {has}; the caption weights ask for {wanted}.")
+    mark = rng.random() * sum(weight for _, weight in kinds)
+    chosen = kinds[-1][0]
+    for kind, weight in kinds:
+        mark -= weight
+        if mark < 0:
+            chosen = kind
+            break
+    texts = captions[chosen]
+    return texts[int(rng.random() * len(texts))]
