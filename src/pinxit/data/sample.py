@@ -1,0 +1,102 @@
+"""One picture with its captions, and what every source of them offers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from PIL import Image
+
+from pinxit.errors import PinxitError
+
+Captions = Mapping[str, tuple[str, ...]]
+"""Captions by kind: `alt` (as on the web), `short`, `long`; a kind that the sample lacks is absent."""
+
+KINDS = ("alt", "short", "long")
+
+
+class BadSample(PinxitError):  # noqa: N818
+    """A sample that cannot be used. `key` names it, `reason` is a short word to count by, such as "no-caption"."""
+
+    def __init__(self, key: str, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.key = key
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[BadSample], tuple[str, str, str]]:
+        return type(self), (self.key, self.reason, str(self))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture (PIL, mode RGB), at least one caption, and whatever else the source knows about it."""
+
+    key: str
+    image: Image.Image
+    captions: Captions
+    meta: Mapping[str, Any]
+
+
+class Pairs(Protocol):
+    """Pictures with captions, by position.
+
+    `fingerprint` changes when the content does. Unusable samples keep their position: asking for one raises
+    `BadSample`, so that whoever iterates decides what a fault costs.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def captions_at(self, index: int) -> Captions:
+        """The captions without the cost of the picture."""
+        ...
+
+
+def captions_from_text(key: str, data: bytes) -> Captions:
+    """A `.txt` or `.caption` sidecar: one short caption."""
+    try:
+        text = data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise BadSample(key, "not-utf8", f"The caption of {key!r} is not UTF-8 text.") from None
+    return captions_from_record(key, {"caption": text})[0]
+
+
+def captions_from_record(key: str, record: Mapping[str, Any]) -> tuple[Captions, dict[str, Any]]:
+    """Captions by kind, and the rest as meta, from a JSON sidecar or a table's row.
+
+    `caption` and `captions` (a list, or a mapping from kind to text) are short, `text` is long, `keywords` joined are
+    alt; `alt`, `short` and `long` speak for themselves. Raises `BadSample` where no caption is left.
+    """
+    found: dict[str, list[str]] = {kind: _texts(key, record.get(kind)) for kind in KINDS}
+    several = record.get("captions")
+    found["short"] += _texts(key, record.get("caption"))
+    if isinstance(several, Mapping):
+        for kind, texts in several.items():
+            found.setdefault(str(kind), []).extend(_texts(key, texts))
+    else:
+        found["short"] += _texts(key, several)
+    found["long"] += _texts(key, record.get("text"))
+    keywords = _texts(key, record.get("keywords"))
+    if keywords:
+        found["alt"].append(", ".join(keywords))
+    captions = {kind: tuple(dict.fromkeys(texts)) for kind, texts in found.items() if texts}
+    if not captions:
+        raise BadSample(key, "no-caption", f"{key!r} has no caption, or only blank ones.")
+    spoken = {*KINDS, "caption", "captions", "text", "keywords"}
+    return captions, {name: value for name, value in record.items() if name not in spoken}
+
+
+def _texts(key: str, value: Any) -> list[str]:
+    """The non-blank texts in a str, a list of str or nothing."""
+    texts = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise BadSample(key, "bad-caption", f"A caption of {key!r} is neither text nor a list of texts.")
+    return [text.strip() for text in texts if text.strip()]
