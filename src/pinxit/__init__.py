@@ -1,3 +1,33 @@
 """pinxit: pictures from text, by the systems that the DALL·E papers opened."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pinxit.errors import PinxitError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from pinxit.systems.picture import Picture
+    from pinxit.systems.system import System
+
+__all__ = ["Picture", "PinxitError", "__version__", "load"]
 __version__ = "0.1.0"
+
+
+def load(name: str | Path, device: str | torch.device | None = None) -> System:
+    """Opens a model: a shipped name, a checkpoint folder, or `hf:owner/name`; on the GPU where there is one."""
+    from pinxit.systems import system  # torch comes in here, not when pinxit is imported
+
+    return system.load(name, device)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Picture":
+        from pinxit.systems.picture import Picture
+
+        return Picture
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

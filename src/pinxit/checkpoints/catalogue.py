@@ -1,0 +1,81 @@
+"""Where a model's checkpoint is: shipped with the package, in a folder, or on the Hugging Face hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import errors as hub_errors
+
+from pinxit.errors import PinxitError, unknown
+
+DEFAULT = "dalle1-emoji"
+"""The shipped model that answers where none is named."""
+
+SHIPPED = Path(__file__).parent.parent / "shipped"
+
+HUB_FILES = ["*.json", "*.safetensors", "*.md"]
+"""What is fetched from the hub: never pickles."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint folder, and the name under which the person knows it."""
+
+    name: str
+    folder: Path
+
+
+def shipped() -> dict[str, Path]:
+    """The models in the package: name -> folder."""
+    return {config.parent.name: config.parent for config in sorted(SHIPPED.glob("*/config.json"))}
+
+
+def find(name: str | Path) -> Found:
+    """The folder of a model: a shipped name, a checkpoint or training folder, or `hf:owner/name[@revision]`.
+
+    A shipped name wins over a folder that is called the same; write `./NAME` for that folder. Raises PinxitError, with
+    the nearest name, where there is nothing.
+    """
+    text = str(name)
+    if text.startswith("hf:"):
+        return Found(text, _fetch(text))
+    if text in shipped():
+        return Found(text, shipped()[text])
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise PinxitError(f"{unknown('model', text, shipped())} A checkpoint folder or hf:owner/name works as well.")
+    for candidate in (folder, folder / "model"):  # a training folder keeps its finished checkpoint in model/
+        if (candidate / "config.json").is_file():
+            return Found(folder.resolve().name, candidate)
+    inside = sorted({str(config.parent) for part in ("*", "*/model") for config in folder.glob(f"{part}/config.json")})
+    hint = f" Checkpoints below it: {', '.join(inside)}." if inside else ""
+    raise PinxitError(f"{text!r} is no checkpoint: it holds neither config.json nor model/config.json.{hint}")
+
+
+def _fetch(address: str) -> Path:
+    repository, _, revision = address.removeprefix("hf:").partition("@")
+    try:
+        folder = huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=HUB_FILES)
+    except (hub_errors.HFValidationError, OSError) as fault:  # every other fault of the hub's is an OSError
+        raise PinxitError(_explain(fault, repository, revision)) from None
+    if not (Path(folder) / "config.json").is_file():
+        raise PinxitError(f"{repository!r} on the hub is no pinxit checkpoint: it has no config.json.")
+    return Path(folder)
+
+
+def _explain(fault: Exception, repository: str, revision: str) -> str:
+    match fault:
+        case hub_errors.HFValidationError():
+            return f"{repository!r} is no address on the hub; write hf:owner/name or hf:owner/name@revision."
+        case hub_errors.RevisionNotFoundError():
+            return f"{repository!r} on the hub has no revision {revision!r}."
+        case hub_errors.GatedRepoError():
+            return f"{repository!r} is gated: ask for access on its page, then log in with `hf auth login`."
+        case hub_errors.RepositoryNotFoundError():
+            return f"The hub has no model {repository!r}, or it is private; then log in with `hf auth login`."
+    return (
+        f"{repository!r} is not on this machine and the hub cannot be reached ({type(fault).__name__}). "
+        "Connect, or give a checkpoint folder."
+    )

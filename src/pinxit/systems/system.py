@@ -1,0 +1,201 @@
+"""What a person can ask of a system, and the table that finds the system of a checkpoint."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypedDict, Unpack
+
+import torch
+from PIL import Image
+
+from pinxit.checkpoints import catalogue
+from pinxit.checkpoints.files import read_config
+from pinxit.data import images
+from pinxit.errors import PinxitError, unknown
+from pinxit.systems.picture import Picture
+
+Progress = Callable[[int, int], None]
+"""Called with (steps done, steps in all) while pictures are drawn."""
+
+
+class Settings(TypedDict, total=False):
+    """How pictures are drawn. A system takes those that its `defaults` name and refuses the rest."""
+
+    guidance: float
+    """Classifier-free guidance: 1 is none, 0 ignores the prompt."""
+    temperature: float
+    """Divides the logits; 0 takes the likeliest token."""
+    top_k: int | None
+    """Draw among the k likeliest tokens only."""
+    top_p: float | None
+    """Draw among the likeliest tokens that together hold this share of the probability."""
+    rerank: int | None
+    """Make this many candidates and keep the n that CLIP likes best, best first."""
+    size: tuple[int, int] | None
+    """Width and height in pixels."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A row of the table: where the class is, and what can be asked of it beyond loading."""
+
+    target: str
+    can: tuple[str, ...]
+
+
+KINDS = {
+    "dalle1": Kind("pinxit.systems.dalle1:DALLE1", ("generate", "complete", "reconstruct")),
+    "dvae": Kind("pinxit.systems.codec:Codec", ("encode", "decode", "reconstruct")),
+    "clip": Kind("pinxit.systems.clip:CLIPSystem", ("encode_image", "encode_text", "classify")),
+}
+"""The `kind` in a checkpoint's config.json -> its system. Only the one that is asked for gets imported."""
+
+
+class Unsupported(PinxitError, AttributeError):  # noqa: N818
+    """Asked of a system what it cannot do. An AttributeError as well, so that `hasattr(system, "complete")` tells."""
+
+
+class System(ABC):
+    """Frozen parts, and what can be asked of them.
+
+    A capability is a method named in the system's row of `KINDS`. `generate` and `complete` are declared here because
+    every system that draws shares their form; others belong to one family and are declared there. Asking a system for a
+    capability that it lacks raises `Unsupported`, which names those that have it.
+    """
+
+    kind: ClassVar[str]
+    name: str = ""
+    """What the person called it: the shipped name, the folder's name or `hf:owner/name`."""
+    defaults: Settings = {}  # noqa: RUF012  (instances set their own, this one stays empty)
+    """The settings that this system understands, each with the value in force when nothing is asked."""
+
+    @classmethod
+    @abstractmethod
+    def from_checkpoint(cls, folder: Path, device: torch.device) -> Self:
+        """The system in a checkpoint folder, ready on the device, its networks frozen and in evaluation mode."""
+
+    def generate(
+        self, prompt: str, n: int = 4, *, seed: int = 0, progress: Progress | None = None, **settings: Unpack[Settings]
+    ) -> list[Picture]:
+        """Makes n pictures from text.
+
+        Picture i has the seed `seed + i` and does not depend on the others: made alone from that seed it is the same.
+        With `rerank` there are that many candidates, and the n best come back, best first, each with its own seed.
+        """
+        raise self.lacks("generate")
+
+    def complete(
+        self,
+        image: Image.Image,
+        prompt: str,
+        n: int = 4,
+        *,
+        keep_rows: int | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+        **settings: Unpack[Settings],
+    ) -> list[Picture]:
+        """Keeps the first rows of the picture's tokens (half of them by default) and draws the rest from the prompt."""
+        raise self.lacks("complete")
+
+    def resolve(self, n: int, seed: int, settings: Settings) -> Settings:
+        """The defaults, overridden by what was asked (None asks for nothing), once all of it is known to make sense."""
+        asked = {name: value for name, value in settings.items() if value is not None}
+        for name in asked:
+            if name not in self.defaults:
+                takes = ", ".join(self.defaults) or "none"
+                raise PinxitError(f"{self.name or self.kind} does not take the setting {name!r}. It takes: {takes}.")
+        resolved = Settings(**{**self.defaults, **asked})  # type: ignore[typeddict-item]
+        check(n, seed, resolved)
+        return resolved
+
+    def lacks(self, capability: str) -> Unsupported:
+        """The error for a capability that this system does not have."""
+        able = ", ".join(sorted(kind for kind, row in KINDS.items() if capability in row.can))
+        label = f"{self.name} (kind {self.kind})" if self.name else self.kind
+        return Unsupported(f"{label} cannot {capability.replace('_', ' ')}. Systems that can: {able or 'none yet'}.")
+
+    def __getattr__(self, name: str) -> Any:
+        if any(name in row.can for row in KINDS.values()):
+            raise self.lacks(name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+def load(name: str | Path, device: str | torch.device | None = None) -> System:
+    """Opens a model: a shipped name, a checkpoint folder, or `hf:owner/name`.
+
+    Without a device it runs on the GPU where there is one. Raises PinxitError for a name that leads nowhere, a folder
+    that is no whole checkpoint, or one that is only a part of a system.
+    """
+    found = catalogue.find(name)
+    kind = read_config(found.folder)["kind"]
+    if kind not in KINDS:
+        raise unknown("system for checkpoints of kind", str(kind), KINDS)
+    system = system_class(kind).from_checkpoint(found.folder, choose_device(device))
+    system.name = found.name
+    return system
+
+
+def system_class(kind: str) -> type[System]:
+    """The class of a kind in the table; imports its module."""
+    module, _, name = KINDS[kind].target.partition(":")
+    found: type[System] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, or else the GPU where there is one."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise PinxitError(f"{str(device)!r} is no device. Give cpu, cuda or cuda:N.") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise PinxitError("This machine offers no CUDA device to PyTorch. Use cpu.")
+    return chosen
+
+
+def check(n: int, seed: int, settings: Settings) -> None:
+    """Raises PinxitError for a count, seed or setting outside its range."""
+    if n < 1:
+        raise PinxitError(f"{n} pictures cannot be made; ask for at least 1.")
+    if not 0 <= seed < 2**63 - n:
+        raise PinxitError(f"The seed {seed} is out of range: give 0 to 2^63 - 1.")
+    for name in ("guidance", "temperature"):
+        value = settings.get(name)
+        if value is not None and not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+            raise PinxitError(f"{name} is {value!r}; give a number of at least 0.")
+    if (k := settings.get("top_k")) is not None and k < 1:
+        raise PinxitError(f"top_k is {k}; give at least 1.")
+    if (p := settings.get("top_p")) is not None and not 0 < p <= 1:
+        raise PinxitError(f"top_p is {p}; give more than 0 and at most 1.")
+    if (candidates := settings.get("rerank")) is not None and candidates < n:
+        raise PinxitError(f"rerank is {candidates} for {n} pictures; make at least as many candidates as you keep.")
+    if (size := settings.get("size")) is not None and not (len(size) == 2 and min(size) >= 1):
+        raise PinxitError(f"size is {size!r}; give width and height in pixels.")
+
+
+def grid(pictures: Sequence[Picture], columns: int | None = None) -> Picture:
+    """Lays pictures out as one, near square unless `columns` is given.
+
+    The result is named after the first picture; its settings add the `columns`, and the `prompts` and `seeds` of all.
+    """
+    if not pictures:
+        raise PinxitError("A grid needs at least one picture.")
+    columns = columns or math.ceil(math.sqrt(len(pictures)))
+    first = pictures[0]
+    prompts = [picture.prompt for picture in pictures]
+    several = {"prompts": prompts} if len(set(prompts)) > 1 else {}
+    return Picture(
+        image=images.grid([picture.image for picture in pictures], columns),
+        prompt=" | ".join(dict.fromkeys(prompts)),
+        seed=first.seed,
+        model=first.model,
+        settings={**first.settings, **several, "columns": columns, "seeds": [picture.seed for picture in pictures]},
+    )
