@@ -240,7 +240,7 @@ def fit(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
     target = (size, size) if isinstance(size, int) else size
     if image.size == target:
         return image
-    return ImageOps.fit(image, target, method=Image.Resampling.LANCZOS)
+    return ImageOps.fit(image, target, method=Image.Resampling.BICUBIC)
 
 
 def to_tensor(image: Image.Image) -> Tensor:

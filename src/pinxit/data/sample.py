@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,6 +15,9 @@ Captions = Mapping[str, tuple[str, ...]]
 """Captions by kind: `alt` (as on the web), `short`, `long`; a kind that the sample lacks is absent."""
 
 KINDS = ("alt", "short", "long")
+
+MAX_TEXT_BYTES = 2**20
+"""No sidecar is longer than this."""
 
 
 class BadSample(PinxitError):  # noqa: N818
@@ -60,13 +64,23 @@ class Pairs(Protocol):
         ...
 
 
-def captions_from_text(key: str, data: bytes) -> Captions:
-    """A `.txt` or `.caption` sidecar: one short caption."""
-    try:
-        text = data.decode("utf-8-sig").strip()
-    except UnicodeDecodeError:
-        raise BadSample(key, "not-utf8", f"The caption of {key!r} is not UTF-8 text.") from None
-    return captions_from_record(key, {"caption": text})[0]
+def read_captions(key: str, record: bytes | None, text: bytes | None) -> tuple[Captions, dict[str, Any]]:
+    """Captions by kind and meta from the content of a `.json` and of a `.txt` or `.caption` sidecar, either or both."""
+    fields: dict[str, Any] = {}
+    if record is not None:
+        try:
+            fields = json.loads(record)
+        except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+            raise BadSample(key, "bad-json", f"The JSON of {key!r} is not readable.") from None
+        if not isinstance(fields, dict):
+            raise BadSample(key, "bad-json", f"The JSON of {key!r} is not an object.")
+    if text is not None:
+        try:
+            plain = text.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise BadSample(key, "not-utf8", f"The caption of {key!r} is not UTF-8 text.") from None
+        fields = {**fields, "caption": [*_texts(key, fields.get("caption")), plain]}
+    return captions_from_record(key, fields)
 
 
 def captions_from_record(key: str, record: Mapping[str, Any]) -> tuple[Captions, dict[str, Any]]:
