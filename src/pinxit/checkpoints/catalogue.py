@@ -8,6 +8,7 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
 
+from pinxit.checkpoints.files import settled
 from pinxit.errors import PinxitError, unknown
 
 DEFAULT = "dalle1-emoji"
@@ -44,11 +45,11 @@ def find(name: str | Path) -> Found:
     if text in shipped():
         return Found(text, shipped()[text])
     folder = Path(name).expanduser()
-    if not folder.is_dir():
+    if not settled(folder).is_dir():
         raise PinxitError(f"{unknown('model', text, shipped())} A checkpoint folder or hf:owner/name works as well.")
     for candidate in (folder, folder / "model"):  # a training folder keeps its finished checkpoint in model/
-        if (candidate / "config.json").is_file():
-            return Found(folder.resolve().name, candidate)
+        if (settled(candidate) / "config.json").is_file():
+            return Found(folder.resolve().name, settled(candidate))
     inside = sorted({str(config.parent) for part in ("*", "*/model") for config in folder.glob(f"{part}/config.json")})
     hint = f" Checkpoints below it: {', '.join(inside)}." if inside else ""
     raise PinxitError(f"{text!r} is no checkpoint: it holds neither config.json nor model/config.json.{hint}")

@@ -1,0 +1,102 @@
+"""`pinxit models` and `pinxit show`: what there is, and how something was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pinxit.errors import PinxitError
+
+UNITS = ((10**9, "B"), (10**6, "M"), (10**3, "k"))
+
+
+@click.command(short_help="List the models that come with the package.")
+def models() -> None:
+    """List the models that come with the package: name, kind, parameters, size on disk, licence."""
+    from pinxit.checkpoints import catalogue
+    from pinxit.checkpoints.files import read_config
+
+    rows = [("NAME", "KIND", "PARAMETERS", "SIZE", "LICENCE")]
+    for name, folder in catalogue.shipped().items():
+        config = read_config(folder)
+        megabytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+        licence = str(config.get("licence", "see its card"))
+        rows.append((name, config["kind"], _short(_parameters(folder)), f"{megabytes:.1f} MB", licence))
+    if len(rows) == 1:
+        raise PinxitError("No model came with this package. Give commands a checkpoint folder or hf:owner/name.")
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    click.echo(f"\n{catalogue.DEFAULT} answers where no model is named.", err=True)
+
+
+@click.command(short_help="Tell what a model is, or how a picture was made.")
+@click.argument("what", metavar="MODEL|PICTURE")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+def show(what: str, as_json: bool) -> None:
+    """Tell how a PICTURE was made (prompt, seed, settings), or what a MODEL is (configuration, numbers, card)."""
+    if Path(what).is_file():
+        from pinxit.systems.picture import read_settings
+
+        record, card = read_settings(what), ""
+    else:
+        from pinxit.checkpoints import catalogue
+        from pinxit.checkpoints.files import read_config
+
+        found = catalogue.find(what)
+        record = {"name": found.name, "folder": str(found.folder), "parameters": _parameters(found.folder)}
+        record |= read_config(found.folder)
+        page = found.folder / "README.md"
+        card = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
+    if as_json:
+        click.echo(json.dumps(record, indent=2))
+        return
+    for line in _lines(record):
+        click.echo(line)
+    if card:
+        click.echo(f"\n{_plain(card.strip())}")
+
+
+def _parameters(folder: Path) -> int:
+    """Numbers in all the networks of a checkpoint and its parts, from the headers of their files."""
+    from safetensors import SafetensorError, safe_open
+
+    total = 0
+    for path in sorted(folder.rglob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+                    count = 1
+                    for side in file.get_slice(name).get_shape():
+                        count *= side
+                    total += count
+        except (SafetensorError, OSError) as fault:
+            raise PinxitError(f"{str(path)!r} is no whole safetensors file: {fault}.") from None
+    return total
+
+
+def _short(count: int) -> str:
+    for unit, letter in UNITS:
+        if count >= unit:
+            return f"{count / unit:.1f} {letter}"
+    return str(count)
+
+
+def _lines(record: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """`name: value` lines, inner objects indented below their name."""
+    for name, value in record.items():
+        if isinstance(value, Mapping) and value:
+            yield f"{indent}{_plain(str(name))}:"
+            yield from _lines(value, indent + "  ")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield f"{indent}{_plain(str(name))}: {_plain(text)}"
+
+
+def _plain(text: str) -> str:
+    """Text from a file that anybody may have made, without the control characters that would move a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
