@@ -4,12 +4,21 @@ import numpy as np
 import pytest
 
 from pinxit.errors import PinxitError
-from pinxit.text.captions import choose, clean
+from pinxit.text.captions import choose, clean, key
 
 
 def test_entities_and_white_space_are_resolved() -> None:
     assert clean("  Salt &amp;amp; pepper\n\t on  a table&nbsp;") == "Salt & pepper on a table"
     assert clean(" \n ") == ""
+
+
+def test_keys_tell_texts_apart_and_fit_int64() -> None:
+    keys = [key(f"a red star {i}") for i in range(5_000)]
+    assert len(set(keys)) == 5_000
+    assert min(keys) >= 0
+    assert max(np.array(keys, dtype=np.int64)) > 2**62
+    assert key("a red star") == 3_150_468_185_572_523_510  # the same in every process
+    assert key("\ud800") >= 0
 
 
 def test_kinds_are_drawn_by_weight_and_captions_of_a_kind_alike() -> None:

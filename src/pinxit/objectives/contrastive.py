@@ -1,0 +1,99 @@
+"""CLIP's symmetric contrastive loss, over the global batch of all processes.
+
+Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", 2.3 and figure 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, distributed, nn
+
+from pinxit.models.clip import CLIP
+from pinxit.objectives.objective import Batch, Numbers, Objective
+
+LARGEST_LOGIT_SCALE = math.log(100.0)
+
+
+class Contrastive(Objective):
+    """Each picture picks its caption out of the batch, and each caption its picture.
+
+    The batch holds `pixels` b 3 h w in [-1, 1], `ids` b l framed token ids, and two int64 keys a sample, `caption_key`
+    and `picture_key` (`text.captions.key`). Samples that share either key are no negatives of each other: captions
+    repeat in small sets, and one picture may be drawn with several captions. The target of a row is then spread evenly
+    over its positives. Keys rather than token rows are compared since BPE dropout spells one caption in many ways.
+
+    Across processes every rank scores its own rows against the features of all, so that the averaged gradients are
+    those of one process with the global batch.
+    """
+
+    def __init__(self, clip: CLIP) -> None:
+        super().__init__()
+        self.clip = clip
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """The one network."""
+        return {"clip": self.clip}
+
+    def loss(self, batch: Batch, turn: str, step: int) -> tuple[Tensor, Numbers]:  # noqa: ARG002
+        """Mean of the two cross-entropies, in float32, and the recalls at 1 within the batch."""
+        images = self.clip.encode_image(batch["pixels"])  # b d
+        texts = self.clip.encode_text(batch["ids"])  # b d
+        keys = torch.stack([batch["caption_key"], batch["picture_key"]], dim=1)  # b 2
+        all_images, all_texts, all_keys = (gather(x) for x in (images, texts, keys))  # m d, m d, m 2
+        # A pair is positive when it shares the caption or the picture.
+        positive = (keys[:, None] == all_keys[None]).any(dim=-1)  # b m
+
+        scale = self.clip.logit_scale.float().exp()
+        with torch.autocast(images.device.type, enabled=False):
+            to_texts = scale * images @ all_texts.T  # b m
+            to_images = scale * texts @ all_images.T  # b m
+        targets = positive / positive.sum(dim=1, keepdim=True)
+        loss = (F.cross_entropy(to_texts, targets) + F.cross_entropy(to_images, targets)) / 2
+        return loss, {
+            "loss": loss.detach(),
+            "image_to_text_recall": _recall(to_texts, positive),
+            "text_to_image_recall": _recall(to_images, positive),
+            "temperature": 1 / scale.detach(),
+        }
+
+    def after_step(self, step: int) -> None:  # noqa: ARG002
+        """Keeps logits from being scaled by more than 100 (section 2.5), or by less than 1."""
+        with torch.no_grad():
+            self.clip.logit_scale.clamp_(0.0, LARGEST_LOGIT_SCALE)
+
+
+def gather(x: Tensor) -> Tensor:
+    """Rows `b ...` of every process, in the order of ranks -> `world*b ...`, with gradients to their owners.
+
+    Without a process group the rows themselves.
+    """
+    if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return x
+    gathered: Tensor = _Gather.apply(x)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather whose backward sums what every process has to say about the rows of one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+        parts = [torch.empty_like(x) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        total = gradient.contiguous().clone()
+        distributed.all_reduce(total)
+        return total.chunk(distributed.get_world_size())[distributed.get_rank()]
+
+
+def _recall(logits: Tensor, positive: Tensor) -> Tensor:
+    """The share of rows whose best column is one of their positives."""
+    return positive.gather(1, logits.argmax(dim=1, keepdim=True)).float().mean()
