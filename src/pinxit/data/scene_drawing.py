@@ -163,8 +163,9 @@ def _paint(canvas: Field, thing: SceneObject, style: str) -> None:
         light = 1 - 0.2 * (x + y)
         colour = colour * light[:, :, None]
     elif style == "glossy":
+        # Weak enough that the palest tone still differs from every background.
         shine = np.clip(1 - 3 * ((x + 0.35) ** 2 + (y + 0.4) ** 2), 0, 1)
-        colour = colour + (0.6 * shine)[:, :, None] * (255 - colour)
+        colour = colour + (0.45 * shine)[:, :, None] * (255 - colour)
     patch = canvas[top:bottom, left:right]
     patch += _covered(field)[:, :, None] * (np.minimum(colour, 255) - patch)
 

@@ -101,7 +101,7 @@ def make_scene(i: int, *, seed: int = 0, split: str = "train") -> Scene:
     return _compose(_stream(seed, split, i), split)
 
 
-def prompts(n: int, *, split: str = "held-in", seed: int = 0) -> list[tuple[str, Ask]]:
+def prompts(n: int, split: str = "held-in", seed: int = 0) -> list[tuple[str, Ask]]:
     """GenEval-like prompts with what each asks: the `short` captions of the first `n` scenes of a split."""
     if split not in SPLITS:
         raise errors.unknown("split of scenes", split, SPLITS)
