@@ -12,24 +12,39 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
-from pinxit.errors import PinxitError
-
 if TYPE_CHECKING:
     from pinxit.systems.picture import Picture
     from pinxit.systems.system import Progress, System
 
 
-class Size(click.ParamType[tuple[int, int]]):
-    """`WxH` in pixels, or one number for a square."""
+PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+"""`--out` names a picture if it ends so, and a folder otherwise."""
 
-    name = "WxH"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """`64x48` -> (64, 48), `64` -> (64, 64)."""
-        match = re.fullmatch(r"([1-9]\d{0,4})(?:[x×]([1-9]\d{0,4}))?", str(value).lower())
-        if match is None:
-            self.fail(f"{value!r} is no size; write WIDTHxHEIGHT in pixels, such as 64x64.", param, ctx)
-        return int(match[1]), int(match[2] or match[1])
+def read_size(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """`64x48` -> (64, 48), `64` -> (64, 64)."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d{0,4})(?:[x×]([1-9]\d{0,4}))?", value.lower())
+    if match is None:
+        raise click.BadParameter(f"{value!r} is no size; write WIDTHxHEIGHT in pixels, such as 64x64.", ctx, option)
+    return int(match[1]), int(match[2] or match[1])
+
+
+def read_out(ctx: click.Context, option: click.Parameter, value: Path) -> Path:
+    """Refuses what could not be written, before hours of sampling and not after."""
+    if value.suffix.lower() in PICTURE_ENDINGS - {".png"}:
+        raise click.BadParameter(
+            f"{str(value)!r}: pictures are written as PNG, which keeps their settings.", ctx, option
+        )
+    if not is_picture(value) and value.exists() and not value.is_dir():
+        raise click.BadParameter(f"{str(value)!r} is a file; give a folder, or a name that ends in .png.", ctx, option)
+    return value
+
+
+def is_picture(out: Path) -> bool:
+    """Whether `--out` names one file; else it is a folder."""
+    return out.suffix.lower() in PICTURE_ENDINGS and not out.is_dir()
 
 
 def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -37,21 +52,28 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     options = [
         click.option("-m", "--model", metavar="MODEL", help="A shipped name, a checkpoint folder or hf:owner/name."),
         click.option(
-            "-n", "n", type=click.IntRange(1, 10_000), default=4, show_default=True, help="Pictures per prompt."
+            "-n", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Pictures per prompt."
         ),
-        click.option("--seed", type=click.IntRange(0), help="Picture i gets SEED + i.  [default: random, and shown]"),
-        click.option("--guidance", type=click.FloatRange(0), help="How hard to follow the text; 1 is no guidance."),
-        click.option("--temperature", type=click.FloatRange(0), help="Below 1 plainer, above 1 wilder."),
-        click.option("--top-k", type=click.IntRange(1), help="Draw among the K likeliest tokens."),
-        click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Draw among the likeliest share P."),
+        click.option(
+            "--seed", type=click.IntRange(0), metavar="S", help="Picture i has seed S + i; random if left out."
+        ),
+        click.option(
+            "--guidance", type=click.FloatRange(0), metavar="G", help="How hard to follow the text; 1: plainly."
+        ),
+        click.option("--temperature", type=click.FloatRange(0), metavar="T", help="Below 1 plainer, above 1 wilder."),
+        click.option("--top-k", type=click.IntRange(1), metavar="K", help="Draw among the K likeliest tokens."),
+        click.option(
+            "--top-p", type=click.FloatRange(0, 1, min_open=True), metavar="P", help="Or the likeliest share P."
+        ),
         click.option("--rerank", type=click.IntRange(1), metavar="N", help="Make N and keep the best by CLIP."),
-        click.option("--size", type=Size(), help="Width and height in pixels, where the model has a choice."),
-        click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cuda where there is one]"),
+        click.option("--size", callback=read_size, metavar="WxH", help="In pixels, where the model has a choice."),
+        click.option("--device", metavar="D", help="cpu, cuda or cuda:N; a GPU if there is one."),
         click.option(
             "-o",
             "--out",
             type=click.Path(path_type=Path),
             default="outputs",
+            callback=read_out,
             show_default=True,
             help="A folder, or a name that ends in .png: one picture, or the grid of several.",
         ),
@@ -79,7 +101,11 @@ def generate(
     for prompt in prompts:
         with _bar(prompt) as progress:
             sets.append(system.generate(prompt, seed=seed, progress=progress, **asked))
-    _write(sets, out, grid_only)
+        _tell_scores(sets[-1])
+        if not is_picture(out):
+            _write_into(out, sets[-1], grid_only)
+    if is_picture(out):
+        _write_as(out, sets)
 
 
 @click.command(short_help="Continue a picture from its first rows.")
@@ -108,7 +134,11 @@ def complete(
     system = _load(model, device)
     with _bar(prompt) as progress:
         made = system.complete(picture, prompt, keep_rows=keep_rows, seed=seed, progress=progress, **asked)
-    _write([made], out, grid_only)
+    _tell_scores(made)
+    if is_picture(out):
+        _write_as(out, [made])
+    else:
+        _write_into(out, made, grid_only)
 
 
 def _seed(asked: dict[str, Any]) -> int:
@@ -142,30 +172,33 @@ def _bar(prompt: str) -> Iterator[Progress]:
         yield progress
 
 
-def _write(sets: Sequence[Sequence[Picture]], out: Path, grid_only: bool) -> None:
-    """Writes the pictures of each prompt and prints where they are; scores go to standard error."""
+def _tell_scores(pictures: Sequence[Picture]) -> None:
+    if scores := [f"{picture.score:.3f}" for picture in pictures if picture.score is not None]:
+        click.echo(f"scores {' '.join(scores)}", err=True)
+
+
+def _write_into(folder: Path, pictures: Sequence[Picture], grid_only: bool) -> None:
+    """Writes one prompt's pictures and their grid into a folder, and prints where they are."""
     from pinxit.systems.system import grid
 
-    for pictures in sets:
-        if scores := [f"{picture.score:.3f}" for picture in pictures if picture.score is not None]:
-            click.echo(f"scores of {pictures[0].prompt!r}: {' '.join(scores)}", err=True)
+    for picture in [] if grid_only else pictures:
+        click.echo(picture.save(_free(folder, picture.prompt, f"seed{picture.seed}")))
+    if grid_only or len(pictures) > 1:
+        whole = grid(pictures)
+        click.echo(whole.save(_free(folder, pictures[0].prompt, f"seed{whole.seed}-grid")))
+
+
+def _write_as(path: Path, sets: Sequence[Sequence[Picture]]) -> None:
+    """Writes everything as one picture: the only one, or a grid with a row for each prompt."""
+    from pinxit.systems.system import grid
+
     everything = [picture for pictures in sets for picture in pictures]
-    if out.suffix and not out.is_dir():
-        columns = len(sets[0]) if len(sets) > 1 else None  # one row a prompt
-        whole = everything[0] if len(everything) == 1 else grid(everything, columns)
-        click.echo(whole.save(out))
-        return
-    for pictures in sets:
-        for picture in [] if grid_only else pictures:
-            click.echo(picture.save(_free(out, picture.prompt, f"seed{picture.seed}")))
-        if grid_only or len(pictures) > 1:
-            click.echo(grid(pictures).save(_free(out, pictures[0].prompt, f"seed{pictures[0].seed}-grid")))
+    whole = everything[0] if len(everything) == 1 else grid(everything, len(sets[0]) if len(sets) > 1 else None)
+    click.echo(whole.save(path))
 
 
 def _free(folder: Path, prompt: str, ending: str) -> Path:
     """Claims the next numbered name in the folder, such as 0001-a-red-apple-seed0.png, which nobody has yet."""
-    if folder.exists() and not folder.is_dir():
-        raise PinxitError(f"{str(folder)!r} is a file; give a folder, or a name that ends in .png.")
     folder.mkdir(parents=True, exist_ok=True)
     words = re.sub(r"\W+", "-", prompt.lower())[:40].strip("-_") or "picture"
     taken = [int(match[1]) for path in folder.iterdir() if (match := re.match(r"(\d{4,9})-", path.name))]

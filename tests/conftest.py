@@ -1,0 +1,59 @@
+"""A system small enough for any test: it paints one colour, drawn from its brush, the prompt and the seed."""
+
+from __future__ import annotations
+
+import sys
+import types
+import zlib
+from pathlib import Path
+from typing import Self, Unpack
+
+import pytest
+import torch
+from PIL import Image
+
+from pinxit.checkpoints.files import read_config, read_tensors, save_checkpoint
+from pinxit.systems import system
+from pinxit.systems.picture import Picture
+from pinxit.systems.system import Kind, Progress, Settings, System
+
+
+class Painter(System):
+    kind = "painter"
+
+    def __init__(self, brush: torch.Tensor, size: int) -> None:
+        self.brush, self.size = brush, size
+        self.defaults: Settings = {"guidance": 1.0, "temperature": 1.0, "top_k": None, "rerank": None}
+
+    @classmethod
+    def from_checkpoint(cls, folder: Path, device: torch.device) -> Self:
+        return cls(read_tensors(folder, "brush")["weight"].to(device), int(read_config(folder)["size"]))
+
+    def generate(
+        self, prompt: str, n: int = 4, *, seed: int = 0, progress: Progress | None = None, **settings: Unpack[Settings]
+    ) -> list[Picture]:
+        chosen = self.resolve(n, seed, settings)
+        candidates = chosen["rerank"] or n
+        made = []
+        for i in range(candidates):
+            draw = torch.Generator().manual_seed(zlib.crc32(prompt.encode()) + seed + i)
+            red, green, blue = (self.brush * torch.rand(3, generator=draw)).mul(255).int().tolist()
+            image = Image.new("RGB", (self.size, self.size), (red, green, blue))
+            score = red / 255 if chosen["rerank"] else None
+            made.append(Picture(image, prompt, seed + i, self.name, dict(chosen), score))
+            if progress:
+                progress(i + 1, candidates)
+        return sorted(made, key=lambda picture: -(picture.score or 0))[:n]
+
+
+@pytest.fixture
+def painter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A painter's checkpoint folder; its kind is in the table for the length of the test."""
+    module = types.ModuleType("painter")
+    module.Painter = Painter  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "painter", module)
+    monkeypatch.setitem(system.KINDS, "painter", Kind("painter:Painter", ("generate",)))
+    folder = tmp_path / "painter"
+    config = {"kind": "painter", "size": 8, "licence": "CC0-1.0", "metrics": {"fid": 1.5}}
+    save_checkpoint(folder, config, {"brush": {"weight": torch.ones(3)}}, card="# Painter\n\nPaints one colour.\n")
+    return folder
