@@ -89,21 +89,29 @@ def save_checkpoint(
     `<name>.safetensors`, its floating tensors cast to `dtype` where one is given. `tokenizer` is the text of
     tokenizer.json, `card` that of README.md. NaN or Inf in a tensor is refused by name.
     """
-    if not isinstance(config.get("kind"), str):
-        raise PinxitError("A checkpoint's config needs a 'kind', the name of what it holds.")
     with replace_folder(folder) as partial:
-        text = json.dumps({**config, "format": FORMAT, "pinxit": __version__}, indent=2, ensure_ascii=False)
-        (partial / "config.json").write_text(text + "\n", encoding="utf-8")
+        write_config(partial, config)
         if tokenizer is not None:
             (partial / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
         for name, network in networks.items():
-            state = network.state_dict() if isinstance(network, nn.Module) else network
-            tensors = {key: _written(name, key, value, dtype) for key, value in state.items()}
-            file = partial / f"{name}.safetensors"
-            save_file(tensors, file)
-            file.chmod((partial / "config.json").stat().st_mode)  # save_file leaves it to the owner alone
+            write_tensors(partial, name, network.state_dict() if isinstance(network, nn.Module) else network, dtype)
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Writes config.json into a folder that `replace_folder` gave."""
+    if not isinstance(config.get("kind"), str):
+        raise PinxitError("A checkpoint's config needs a 'kind', the name of what it holds.")
+    text = json.dumps({**config, "format": FORMAT, "pinxit": __version__}, indent=2, ensure_ascii=False)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def write_tensors(folder: Path, name: str, state: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
+    """Writes `<name>.safetensors` into a folder that `replace_folder` gave."""
+    file = folder / f"{name}.safetensors"
+    save_file({key: _written(name, key, value, dtype) for key, value in state.items()}, file)
+    file.chmod((folder / "config.json").stat().st_mode)  # save_file leaves it to the owner alone
 
 
 def read_config(folder: Path) -> dict[str, Any]:

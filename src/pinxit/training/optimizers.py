@@ -1,0 +1,70 @@
+"""AdamW with decay groups, and the learning rate of each step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+UNDECAYED = ("embedding", "position")
+"""Parameters with one of these in their name are spared weight decay."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov and Hutter 2019) with a linear warm-up and a cosine down to a floor."""
+
+    lr: float
+    """The highest learning rate, reached after the warm-up."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup: int = 0
+    """Steps over which the learning rate rises from zero."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    floor: float = 0.05
+    """The share of `lr` that the cosine ends at."""
+    clip: float = 1.0
+    """Gradients are scaled down to this norm, together; 0 leaves them."""
+
+
+def make_optimizer(
+    module: nn.Module, named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig
+) -> torch.optim.AdamW:
+    """AdamW over the `named` parameters of `module`, in two groups.
+
+    No weight decay for vectors and scalars (biases, norms, temperatures), for `nn.Embedding`, and for what is called an
+    embedding or a position: decay would only shrink what no later weight makes up for.
+    """
+    embeddings = {
+        id(weight) for part in module.modules() if isinstance(part, nn.Embedding) for weight in part.parameters()
+    }
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for name, value in named:
+        exempt = value.ndim <= 1 or id(value) in embeddings or any(word in name.lower() for word in UNDECAYED)
+        (spared if exempt else decayed).append(value)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """The learning rate of `step` (from 0) in a run of `steps`."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.lr
+    done = (step - config.warmup) / max(1, steps - config.warmup)
+    cosine = (1 + math.cos(math.pi * min(1.0, done))) / 2
+    return config.lr * (config.floor + (1 - config.floor) * cosine)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets it for every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
