@@ -1,0 +1,128 @@
+"""`--set path=value`: settings of a recipe, changed by their dotted path and read by their type."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from pinxit.errors import PinxitError
+from pinxit.recipes.pipeline import Pipeline
+
+T = TypeVar("T")
+
+
+def override(recipe: T, assignments: Iterable[str]) -> T:
+    """The recipe with each `path=value` carried out, such as optimizer.lr=1e-4, in a pipeline dvae.optimizer.lr=1e-4.
+
+    Tuples are written 0.9,0.95 or as JSON, nothing as none. Raises PinxitError for a path that does not exist, naming
+    the nearest and all of its level, and for a value of another type, saying what is allowed.
+    """
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise PinxitError(f"--set {assignment}: write path=value, such as optimizer.lr=1e-4.")
+        recipe = _changed(recipe, Any, path.strip(), path.strip().split("."), text.strip())
+    return recipe
+
+
+def settings(recipe: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting that `override` can change, by its dotted path, with its value."""
+    for name, value in _parts(recipe).items():
+        inner = f"{path}.{name}" if path else name
+        if _is_group(value):
+            yield from settings(value, inner)
+        elif value is not None or not hasattr(type(recipe), "settings"):
+            yield inner, value
+
+
+def _changed(target: Any, annotation: Any, whole: str, path: list[str], text: str) -> Any:
+    """`target` with what lies at `path` below it read from `text`. `whole` is the path as typed."""
+    (name, *rest), parts = path, _parts(target)
+    free = isinstance(target, Mapping) and not any(_is_group(value) for value in parts.values())
+    if name not in parts and not free:
+        raise _no_setting(whole, whole.split(".")[: -len(path)], name, parts)
+    value = parts.get(name)
+    if rest and not _is_group(value):
+        raise PinxitError(f"--set {whole}: {whole.removesuffix('.' + '.'.join(rest))} has no settings below it.")
+    if isinstance(target, Mapping):
+        kind = (typing.get_args(annotation) or (Any, Any))[1]
+    else:
+        kind = typing.get_type_hints(type(target)).get(name, Any)
+    if rest:
+        new = _changed(value, kind, whole, rest, text)
+    elif _is_group(value) and not isinstance(value, Mapping):
+        raise PinxitError(f"--set {whole}: set one of {', '.join(f'{whole}.{inner}' for inner in _parts(value))}.")
+    else:
+        new = _read(kind, whole, text, value)
+    if isinstance(target, Pipeline):
+        return dataclasses.replace(target, stages={**target.stages, name: new})
+    if isinstance(target, Mapping):
+        return {**target, name: new}
+    return dataclasses.replace(target, **{name: new})
+
+
+def _parts(target: Any) -> Mapping[str, Any]:
+    """What can be set in a dataclass, a mapping or a pipeline."""
+    if isinstance(target, Pipeline):
+        return target.stages
+    if isinstance(target, Mapping):
+        return target
+    names = getattr(type(target), "settings", None) or [
+        field.name for field in dataclasses.fields(target) if field.init
+    ]
+    return {name: getattr(target, name) for name in names}
+
+
+def _is_group(value: Any) -> bool:
+    return isinstance(value, Mapping) or (dataclasses.is_dataclass(value) and not isinstance(value, type))
+
+
+def _no_setting(whole: str, above: list[str], name: str, parts: Mapping[str, Any]) -> PinxitError:
+    level = ".".join(above)
+    near = difflib.get_close_matches(name, parts, n=1)
+    hint = f" Did you mean {'.'.join([*above, near[0]])}?" if near else ""
+    listed = f"{level + ' has' if level else 'There are'}: {', '.join(parts)}."
+    return PinxitError(f"--set {whole}: there is no such setting.{hint} {listed}")
+
+
+def _read(annotation: Any, whole: str, text: str, current: Any) -> Any:
+    """The text as a value of the annotated type: as JSON, as it stands, or split at commas."""
+    adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+    if text.lower() == "none":
+        text = "null"
+    with contextlib.suppress(ValidationError):
+        return adapter.validate_json(text, strict=True)
+    with contextlib.suppress(ValidationError):
+        return adapter.validate_python(text)
+    with contextlib.suppress(ValidationError, ValueError):
+        number = json.loads(text)
+        if isinstance(number, float):  # 1e4 steps
+            return adapter.validate_python(number)
+    with contextlib.suppress(ValidationError):
+        return adapter.validate_python([part.strip() for part in text.strip("()[]").split(",")])
+    raise PinxitError(f"--set {whole}={text}: allowed is {_allowed(annotation)}; it is {current} now.")
+
+
+def _allowed(annotation: Any) -> str:
+    """A type in words."""
+    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
+    if annotation in plain:
+        return plain[annotation]
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return " or ".join(str(value) for value in inner)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_allowed(option) for option in inner)
+    if origin is tuple and inner[-1] is Ellipsis:
+        return f"any number of values, each {_allowed(inner[0])}, with commas between"
+    if origin is tuple:
+        return f"{len(inner)} values with commas between: {', '.join(_allowed(option) for option in inner)}"
+    return str(annotation)

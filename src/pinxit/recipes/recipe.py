@@ -1,0 +1,282 @@
+"""A recipe: everything that decides what a trained network becomes, and how to put it together."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, ClassVar, Protocol
+
+import numpy as np
+
+from pinxit.checkpoints import catalogue
+from pinxit.checkpoints.files import read_config, save_checkpoint, to_config
+from pinxit.data.images import WHITE, Colour
+from pinxit.data.loader import Loader, Samples, Transform
+from pinxit.data.pairs import open_pairs
+from pinxit.data.sample import Captions, Pairs, Sample
+from pinxit.errors import PinxitError
+from pinxit.objectives.objective import Batch, Objective
+from pinxit.training.distributed import World
+from pinxit.training.loop import TrainingConfig, train
+from pinxit.training.optimizers import OptimizerConfig
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+FREE = ("workers", "log_every", "validate_every", "preview_every", "checkpoint_every", "tensorboard")
+"""Settings of `training` that a resumed run may change, since they do not touch the weights. Steps may grow."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pictures and captions are used. Recipes that need more settings derive their own."""
+
+    size: int
+    """Pixels a side."""
+    background: Colour = WHITE
+    """What lies under transparent pictures."""
+    captions: Mapping[str, float] = field(default_factory=lambda: {"alt": 1.0, "short": 1.0, "long": 1.0})
+    """Weights of the kinds of captions."""
+    validation: int = 256
+    """Pictures held back for validation, though never more than a tenth of all."""
+    licence: str = "that of the training pictures"
+    """Goes into the model's config.json."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a recipe puts together for the loop."""
+
+    objective: Objective
+    samples: Samples
+    transform: Transform
+    config: Mapping[str, Any]
+    """What config.json of the model says: its "kind", and its hyper-parameters as "config"."""
+    validation: Callable[[], Iterable[Batch]] | None = None
+    """The validation batches, afresh at each call."""
+    tokenizer: str | None = None
+    """The text of tokenizer.json."""
+    card: Callable[[Mapping[str, float]], str] | None = None
+    """The model's card, given the latest validation's numbers."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a stage runs: its data, its folder, the processes, and where the stages before it are."""
+
+    data: str
+    out: Path
+    world: World = field(default_factory=World)
+    parts: Mapping[str, str] = field(default_factory=dict)
+    accept_changes: bool = False
+
+    def pairs(self, config: DataConfig) -> Pairs:
+        """The pictures with captions that SRC names."""
+        return open_pairs(self.data, size=config.size, background=config.background)
+
+    def part(self, name: str) -> Path:
+        """The folder of another stage: the one given by `--part NAME=...`, else the neighbour of that name."""
+        folder = Path(self.parts.get(name, self.out.parent / name))
+        if not folder.is_dir():
+            raise PinxitError(
+                f"This needs {name!r} first, which is not in {folder}. Train it there, or give --part {name}=FOLDER."
+            )
+        return folder
+
+    def model(self, name: str) -> Path:
+        """The finished checkpoint of another stage; `--part` may name any model for it."""
+        return catalogue.find(self.parts[name] if name in self.parts else self.part(name)).folder
+
+
+class Stage(Protocol):
+    """A job that can be done by itself or as a part of a pipeline; its settings are its dataclass fields."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def summary(self) -> str: ...
+
+    def done(self, out: Path) -> bool:
+        """Whether `out` holds what this stage makes."""
+        ...
+
+    def run(self, context: Context) -> None:
+        """Does the job into `context.out`, from where an earlier run stopped."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One network, or several that are trained together: a stage that trains."""
+
+    name: str
+    summary: str
+    hardware: str
+    hours: float
+    expected: str
+    """The score to expect, in words."""
+    model: Any
+    """The network's config dataclass."""
+    objective: Any
+    """The objective's settings, a dataclass; None where there are none."""
+    data: DataConfig
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+    build: Callable[[Any, Context, Pairs], Run]
+    """Puts the run together from this recipe (as it is after overrides), its context and the pictures."""
+
+    settings: ClassVar[tuple[str, ...]] = ("model", "objective", "data", "optimizer", "training")
+
+    def resolved(self) -> dict[str, Any]:
+        """The name and every setting, as JSON can hold them."""
+        groups = {name: getattr(self, name) for name in self.settings}
+        return {"name": self.name, **{name: to_config(group) for name, group in groups.items() if group is not None}}
+
+    def done(self, out: Path) -> bool:
+        """Whether `out` holds the finished model of this very recipe."""
+        try:
+            finished = read_config(out / "model").get("step", 0) >= self.training.steps
+        except PinxitError:
+            return False
+        return finished and not differences(out, {"recipe": self.resolved()})
+
+    def run(self, context: Context) -> None:
+        """Trains into `context.out`: recipe.json, log.jsonl, samples/, checkpoints/, model/."""
+        out, world = context.out, context.world
+        out.mkdir(parents=True, exist_ok=True)
+        with claim(out) if world.leads else contextlib.nullcontext():
+            pairs = context.pairs(self.data)
+            said = {
+                "recipe": self.resolved(),
+                "data": {"source": context.data, "samples": len(pairs), "fingerprint": pairs.fingerprint},
+            }
+            changed = differences(out, said)
+            if changed and not context.accept_changes:
+                raise PinxitError(
+                    f"{out} was begun with other settings: {'; '.join(changed)}. Give the same ones to go on, another "
+                    "--out to begin anew, or --accept-changes to go on with the new ones."
+                )
+            world.wait()  # all have compared before one writes
+            if world.leads:
+                (out / "recipe.json").write_text(
+                    json.dumps(said, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+                )
+            self._train(self.build(self, context, pairs), said, context)
+
+    def _train(self, run: Run, said: Mapping[str, Any], context: Context) -> None:
+        world, training = context.world, self.training
+
+        def save_model(folder: Path, *, step: int, metrics: Mapping[str, float]) -> None:
+            save_checkpoint(
+                folder,
+                {**run.config, **said, "step": step, "metrics": metrics, "licence": self.data.licence},
+                run.objective.networks(),
+                tokenizer=run.tokenizer,
+                card=run.card(metrics) if run.card else None,
+            )
+
+        loader = Loader(
+            run.samples,
+            batch_size=training.batch_size // training.accumulate,
+            transform=run.transform,
+            seed=training.seed,
+            rank=world.rank,
+            world=world.size,
+            workers=training.workers,
+        )
+        train(
+            run.objective,
+            loader,
+            training,
+            self.optimizer,
+            out=context.out,
+            save_model=save_model,
+            validation=run.validation,
+            world=world,
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the pairs, by their positions."""
+
+    pairs: Pairs
+    positions: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return self.pairs.name
+
+    @property
+    def fingerprint(self) -> str:
+        return self.pairs.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.pairs[self.positions[index]]
+
+    def captions_at(self, index: int) -> Captions:
+        return self.pairs.captions_at(self.positions[index])
+
+
+def hold_back(pairs: Pairs, count: int) -> tuple[Part, Part]:
+    """The pairs to train on, and `count` others for validation (a tenth at most); the same ones each time."""
+    order = np.random.default_rng(0).permutation(len(pairs)).tolist()
+    count = min(count, len(order) // 10)
+    return Part(pairs, tuple(sorted(order[count:]))), Part(pairs, tuple(sorted(order[:count])))
+
+
+def differences(out: Path, said: Mapping[str, Any]) -> list[str]:
+    """What recipe.json in `out` says otherwise than `said`, as "key: before -> now"; what may change is left out."""
+    file = out / "recipe.json"
+    if not file.exists():
+        return []
+    try:
+        before, now = _flat(json.loads(file.read_text(encoding="utf-8"))), _flat(said)
+    except ValueError as error:
+        raise PinxitError(f"{file} cannot be read: {error}. Begin anew in another folder.") from error
+    free = {"data.source", "data.samples", *(f"recipe.training.{name}" for name in FREE)}  # the fingerprint tells more
+    changed = []
+    for key in [*now, *(key for key in before if key not in now and key.partition(".")[0] in said)]:
+        was, new = before.get(key), now.get(key)
+        grown = key == "recipe.training.steps" and isinstance(was, int) and isinstance(new, int) and new > was
+        if was != new and key not in free and not grown:
+            changed.append(f"{key.removeprefix('recipe.')}: {was} -> {new}")
+    return changed
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {path: value}
+    return {
+        key: held
+        for name, inner in value.items()
+        for key, held in _flat(inner, f"{path}.{name}" if path else name).items()
+    }
+
+
+@contextlib.contextmanager
+def claim(out: Path) -> Iterator[None]:
+    """Keeps a second process from training into the same folder. The claim ends with the process, however it ends."""
+    with (out / ".lock").open("w") as file:
+        if not _lock(file):
+            raise PinxitError(f"Another process is training into {out}. Wait for it, or choose another --out.")
+        yield
+
+
+def _lock(file: IO[str]) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by data workers
+    except OSError:
+        return False
+    return True
