@@ -57,6 +57,11 @@ class Folder:
         image = picture_inside(self.root, files.picture, files.key, self.background, self.limits)
         return Sample(files.key, image, captions, meta)
 
+    def picture_bytes(self, position: int) -> bytes:
+        """The picture as it is stored."""
+        files = self._samples[position]
+        return bytes_inside(self.root, files.picture or "", files.key, self.limits.bytes)
+
     def captions_at(self, position: int) -> Captions:
         """The captions without the cost of the picture."""
         return self._captions(self._samples[position])[0]
@@ -66,15 +71,7 @@ class Folder:
         return read_captions(files.key, record, text)
 
     def _sidecar(self, key: str, name: str) -> bytes:
-        path = path_inside(self.root, name, key)
-        try:
-            with path.open("rb") as file:
-                data = file.read(MAX_TEXT_BYTES + 1)
-        except OSError as fault:
-            raise BadSample(key, "unreadable", f"{path} cannot be read: {fault.strerror}.") from None
-        if len(data) > MAX_TEXT_BYTES:
-            raise BadSample(key, "long-text", f"{path} is over {MAX_TEXT_BYTES} bytes.")
-        return data
+        return bytes_inside(self.root, name, key, MAX_TEXT_BYTES)
 
 
 def path_inside(root: Path, name: str, key: str) -> Path:
@@ -86,6 +83,19 @@ def path_inside(root: Path, name: str, key: str) -> Path:
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise BadSample(key, "unsafe-path", f"The path {name!r} is a link that leads out of {root}.")
     return path
+
+
+def bytes_inside(root: Path, name: str, key: str, limit: int) -> bytes:
+    """The content of the file that `name` means under `root`, if it has at most `limit` bytes."""
+    path = path_inside(root, name, key)
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as fault:
+        raise BadSample(key, "unreadable", f"{path} cannot be read: {fault.strerror}.") from None
+    if len(data) > limit:
+        raise BadSample(key, "bytes", f"{path} has more than the {limit} bytes allowed.")
+    return data
 
 
 def picture_inside(root: Path, name: str, key: str, background: Colour, limits: ImageLimits) -> Image.Image:

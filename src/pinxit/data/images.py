@@ -100,7 +100,7 @@ def open_image(
     Returns a PIL picture in mode RGB. Raises `BadImage`.
     """
     name, data = _read(source, limits.bytes)
-    kind = _kind(data)
+    kind = format_of(data)
     if kind is None or kind not in limits.formats:
         allowed = ", ".join(sorted(limits.formats))
         raise BadImage("format", f"{name} is not a picture in an allowed format ({allowed}){_guess(data, kind)}.")
@@ -154,8 +154,8 @@ def _read(source: str | Path | bytes | BinaryIO, limit: int) -> tuple[str, bytes
     return name, data
 
 
-def _kind(data: bytes) -> str | None:
-    """The format by its signature; a file's name says nothing."""
+def format_of(data: bytes) -> str | None:
+    """The format by its signature, such as "PNG"; None where it is none of ours. A file's name says nothing."""
     head = data[:12]
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"

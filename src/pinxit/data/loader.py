@@ -7,8 +7,6 @@ position). Batch k therefore needs no history: a position is one integer, and an
 from __future__ import annotations
 
 import itertools
-import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -18,17 +16,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pinxit.data.faults import LIMIT, Faults
 from pinxit.data.sample import BadSample
 from pinxit.errors import PinxitError
-
-logger = logging.getLogger(__name__)
 
 Transform = Callable[[Any, np.random.Generator], Mapping[str, Any]]
 
 # What a random stream is for; it keeps the streams of one seed apart.
 _ORDER, _TRANSFORM, _REPLACEMENT = range(3)
 
-_ENOUGH_TO_JUDGE = 100
 _MOST_ATTEMPTS = 100
 
 
@@ -60,7 +56,7 @@ class Loader:
         world: int = 1,
         workers: int = 0,
         shuffle: bool = True,
-        fault_limit: float = 0.05,
+        fault_limit: float = LIMIT,
     ) -> None:
         if len(samples) == 0:
             raise PinxitError("There are no samples to load.")
@@ -72,10 +68,7 @@ class Loader:
             raise PinxitError(f"The seed {seed} is negative; give a whole number from 0.")
         self.batch_size = batch_size
         self.workers = workers
-        self.fault_limit = fault_limit
-        self.faults: Counter[str] = Counter()
-        self._seen = 0
-        self._last_fault = ""
+        self._faults = Faults(fault_limit)
         self._batches = 0
         share = batch_size // world
         order = _Order(len(samples), seed, shuffle)
@@ -97,6 +90,11 @@ class Loader:
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go to a saved position; the next `iter` starts there."""
         self._batches = int(state["batches"])
+
+    @property
+    def faults(self) -> Mapping[str, int]:
+        """How many bad samples were met in the batches handed out so far, by reason."""
+        return self._faults.reasons
 
     def _prepared(self) -> Iterator[_Delivery]:
         if self.workers == 0:
@@ -120,24 +118,10 @@ class Loader:
             ) from fault
 
     def _judge(self, delivery: _Delivery) -> None:
-        """Count the faults, name them now and then, and stop when there are too many."""
-        self._seen += delivery.seen
-        if delivery.faults:
-            before, known = self.faults.total(), set(self.faults)
-            self.faults.update(fault.reason for fault in delivery.faults)
-            self._last_fault = str(delivery.faults[-1])
-            tenfold = len(str(self.faults.total())) > len(str(before))
-            if tenfold or known != set(self.faults):
-                logger.warning("Skipped %s. Last: %s", self._listed(), self._last_fault)
-        if self._seen >= _ENOUGH_TO_JUDGE and self.faults.total() > self.fault_limit * self._seen:
-            raise PinxitError(
-                f"Too many bad samples: {self._listed()}; at most {self.fault_limit:.0%} are allowed. "
-                f"Last: {self._last_fault} `pinxit data check` lists them all."
-            )
-
-    def _listed(self) -> str:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in self.faults.most_common())
-        return f"{self.faults.total()} of {self._seen} samples ({reasons})"
+        self._faults.seen += delivery.seen
+        for fault in delivery.faults:
+            self._faults.add(fault)
+        self._faults.judge()
 
 
 class _Order:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -64,6 +64,15 @@ class Pairs(Protocol):
         ...
 
 
+@runtime_checkable
+class Stored(Protocol):
+    """What a source offers besides, when its pictures are stored and not drawn."""
+
+    def picture_bytes(self, index: int) -> bytes:
+        """The picture as it is stored, without a look inside. Raises `BadSample` where it is out of reach."""
+        ...
+
+
 def read_captions(key: str, record: bytes | None, text: bytes | None) -> tuple[Captions, dict[str, Any]]:
     """Captions by kind and meta from the content of a `.json` and of a `.txt` or `.caption` sidecar, either or both."""
     fields: dict[str, Any] = {}
@@ -113,4 +122,6 @@ def _texts(key: str, value: Any) -> list[str]:
     texts = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
         raise BadSample(key, "bad-caption", f"A caption of {key!r} is neither text nor a list of texts.")
+    if any("\ud800" <= character <= "\udfff" for text in texts if not text.isascii() for character in text):
+        raise BadSample(key, "not-utf8", f"A caption of {key!r} holds half a surrogate pair, which is no text.")
     return [text.strip() for text in texts if text.strip()]

@@ -71,7 +71,7 @@ def load_index(shard: Path) -> ShardIndex:
     stored = stored_index(shard)
     if stored is not None and (stored.size, stored.mtime_ns) == (status.st_size, status.st_mtime_ns):
         return stored
-    if stored is not None and stored.size == status.st_size and stored.sha256 == _hash(shard):
+    if stored is not None and stored.size == status.st_size and stored.sha256 == hash_shard(shard):
         index = replace(stored, mtime_ns=status.st_mtime_ns)  # copied or touched, not changed
     else:
         if stored is not None:
@@ -137,7 +137,7 @@ def build_index(shard: Path) -> ShardIndex:
         version=1,
         size=status.st_size,
         mtime_ns=status.st_mtime_ns,
-        sha256=_hash(shard),
+        sha256=hash_shard(shard),
         keys=tuple(builder.samples),
         pictures=tuple(sample.get("picture", ABSENT) for sample in builder.samples.values()),
         records=tuple(sample.get("record", ABSENT) for sample in builder.samples.values()),
@@ -164,7 +164,7 @@ def _members(file: object, size: int, damage: list[tuple[str, str]]) -> Iterator
             if member is None:
                 break
             if member.isreg() and member.offset_data + member.size > size:
-                damage.append(("truncated", f"it is cut inside {member.name!r}, at byte {size}"))
+                damage.append(("truncated-shard", f"it is cut inside {member.name!r}, at byte {size}"))
                 return
             tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
             last = repr(member.name)
@@ -173,7 +173,7 @@ def _members(file: object, size: int, damage: list[tuple[str, str]]) -> Iterator
     file.seek(stopped)  # type: ignore[attr-defined]
     end = file.read(_BLOCK)  # type: ignore[attr-defined]
     if len(end) < _BLOCK:
-        damage.append(("truncated", f"it is cut after {last}, at byte {size}, without an end mark"))
+        damage.append(("truncated-shard", f"it is cut after {last}, at byte {size}, without an end mark"))
     elif end.strip(b"\0"):
         damage.append(("bad-header", f"the header after {last}, at byte {stopped}, is broken"))
 
@@ -239,14 +239,10 @@ def _role(suffix: str) -> str | None:
     return {"json": "record", "txt": "text", "caption": "text"}.get(suffix)
 
 
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def hash_shard(shard: Path) -> str:
     """The sha256 of the shard as it is now, in hex."""
-    return _hash(shard)
+    with shard.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _places(shard: Path) -> tuple[Path, Path]:

@@ -49,19 +49,23 @@ class Shards:
 
     def __getitem__(self, position: int) -> Sample:
         shard, i = self._locate(position)
-        index = self.indexes[shard]
-        key = index.keys[i]
+        key = self.indexes[shard].keys[i]
         captions, meta = self._captions(shard, i)
-        span = index.pictures[i]
-        if span == ABSENT:
-            raise BadSample(key, "no-picture", f"{key!r} in {self.paths[shard]} has no picture.")
+        data = self.picture_bytes(position)
         try:
-            data = self._read(shard, key, span, self.limits.bytes, "bytes")
             image = open_image(data, background=self.background, limits=self.limits)
         except BadImage as fault:
             text = str(fault).replace("The picture", f"The picture of {key!r} in {self.paths[shard]}", 1)
             raise BadSample(key, fault.reason, text) from None
         return Sample(key, image, captions, meta)
+
+    def picture_bytes(self, position: int) -> bytes:
+        """The picture as it is stored."""
+        shard, i = self._locate(position)
+        key, span = self.indexes[shard].keys[i], self.indexes[shard].pictures[i]
+        if span == ABSENT:
+            raise BadSample(key, "no-picture", f"{key!r} in {self.paths[shard]} has no picture.")
+        return self._read(shard, key, span, self.limits.bytes)
 
     def captions_at(self, position: int) -> Captions:
         """The captions without the cost of the picture."""
@@ -81,15 +85,13 @@ class Shards:
     def _captions(self, shard: int, i: int) -> tuple[Captions, dict[str, Any]]:
         index = self.indexes[shard]
         key, spans = index.keys[i], (index.records[i], index.texts[i])
-        record, text = (
-            None if span == ABSENT else self._read(shard, key, span, MAX_TEXT_BYTES, "long-text") for span in spans
-        )
+        record, text = (None if span == ABSENT else self._read(shard, key, span, MAX_TEXT_BYTES) for span in spans)
         return read_captions(key, record, text)
 
-    def _read(self, shard: int, key: str, span: Span, limit: int, reason: str) -> bytes:
+    def _read(self, shard: int, key: str, span: Span, limit: int) -> bytes:
         offset, size = span
         if size > limit:
-            raise BadSample(key, reason, f"A member of {key!r} in {self.paths[shard]} is over {limit} bytes.")
+            raise BadSample(key, "bytes", f"A member of {key!r} in {self.paths[shard]} is over {limit} bytes.")
         data = os.pread(self._file(shard), size, offset)
         if len(data) < size:
             raise BadSample(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pinxit.data.folders import keys_of, picture_inside
+from pinxit.data.folders import bytes_inside, keys_of, picture_inside
 from pinxit.data.images import LIMITS, WHITE, Colour, ImageLimits
 from pinxit.data.sample import KINDS, BadSample, Captions, Sample, captions_from_record
 from pinxit.errors import PinxitError
@@ -57,6 +57,11 @@ class Table:
         key, captions, meta = self._described(position)
         image = picture_inside(self.root, self._names[position], key, self.background, self.limits)
         return Sample(key, image, captions, meta)
+
+    def picture_bytes(self, position: int) -> bytes:
+        """The picture as it is stored."""
+        key = self._described(position)[0]
+        return bytes_inside(self.root, self._names[position], key, self.limits.bytes)
 
     def captions_at(self, position: int) -> Captions:
         """The captions without the cost of the picture."""
