@@ -27,8 +27,13 @@ Mask = NDArray[np.bool_]
 SIZE = 64  # pixels at which pictures are judged
 FOREGROUND = 34.0  # of 255: the least difference from the background in any channel
 SMALLEST = 30  # pixels: smaller parts are specks (the smallest drawn object covers 115)
+INSIDE = 2  # pixels from a part's edge to what counts as well inside
 CANON = 24  # pixels: parts are scaled to this square for comparison
+BLURS = (0.0, 0.1, 0.2)  # of templates, in radii
+# Shifts and stretches of templates, the shifts in sides of the bounding box.
+JITTERS = [(shift, stretch) for shift in (-0.06, 0.0, 0.06) for stretch in (0.92, 1.0, 1.08)]
 MATCH = 0.78  # least overlap of a part with its best template
+SURE = 0.9  # overlap from which a part is not tried as several objects
 SHARE = 0.55  # least share of a part's pixels that have its colour
 GREY = 40.0  # of 255: less difference between channels than this has no hue
 
@@ -130,18 +135,28 @@ def find(image: Image.Image) -> tuple[Found, ...]:
     pixels = np.asarray(small, np.float32)  # h w 3
     apart = np.abs(pixels - _background(pixels)).max(axis=2)  # h w
     hues = _colour_classes(pixels)
-    found = []
+    found: list[Found] = []
     for part in _parts(apart > FOREGROUND):
         whole = _recognise(part, apart, hues)
-        if whole is not None:
+        if whole is not None and whole.match >= SURE:
             found.append(whole)
             continue
-        # Perhaps several objects that touch or that blur has bridged: take the part apart by colour, cores only.
-        core = part & (apart > np.median(apart[part]) / 2)
-        for colour in range(len(PALETTE)):
-            pieces = _parts(core & (hues == colour))
-            found += [one for piece in pieces if (one := _recognise(piece, apart, hues)) is not None]
+        # Perhaps several objects that touch, or that blur has bridged.
+        pieces = [one for piece in _pieces(part, apart, hues) if (one := _recognise(piece, apart, hues)) is not None]
+        if whole is None or (pieces and min(piece.match for piece in pieces) > whole.match):
+            found += pieces
+        else:
+            found.append(whole)
     return tuple(found)
+
+
+def _pieces(part: Mask, apart: Array, hues: NDArray[np.int64]) -> list[Mask]:
+    """The cores of a part where it is well apart from the ground, split by colour if they are but one."""
+    core = part & (apart > np.median(apart[part]) / 2)
+    pieces = _parts(core)
+    if len(pieces) > 1:
+        return pieces
+    return [piece for colour in range(len(PALETTE)) for piece in _parts(core & (hues == colour))]
 
 
 def _background(pixels: Array) -> Array:
@@ -219,69 +234,89 @@ def _parts(mask: Mask) -> list[Mask]:
 
 def _recognise(part: Mask, apart: Array, hues: NDArray[np.int64]) -> Found | None:
     """Shape, colour and place of one part, or None where no shape overlaps it well enough."""
-    cover = _cover(part, apart)
-    rows, columns = np.nonzero(cover > 0.5)
-    if len(rows) < SMALLEST:
-        return None
-    top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
-    canon = _resample(top, bottom) @ cover @ _resample(left, right).T  # CANON CANON
-    templates, squares = _templates()
-    vector = canon.ravel()
-    common = templates @ vector
-    overlap = common / (squares + vector @ vector - common)
-    best = int(overlap.argmax())
-    if overlap[best] < MATCH:
+    seen = [(*_best_shape(cover), cover) for cover in _covers(part, apart)]
+    match, shape, cover = max(seen, key=lambda one: one[0])
+    if match < MATCH:
         return None
     inside = hues[cover > 0.8]
     counts = np.bincount(inside[inside >= 0], minlength=len(PALETTE))
     colour = int(counts.argmax())
     named = list(PALETTE)[colour] if counts[colour] >= SHARE * len(inside) else None
-    weight = cover.sum()
     at = (np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE
+    weight = cover.sum()
     centre = (float(cover.sum(axis=0) @ at / weight), float(cover.sum(axis=1) @ at / weight))
-    return Found(SHAPES[best * len(SHAPES) // len(templates)], named, centre, float(overlap[best]))
+    return Found(shape, named, centre, match)
 
 
-def _cover(part: Mask, apart: Array) -> Array:
-    """Share of each pixel that the part covers: by its difference from the ground, full where well inside."""
-    level = np.percentile(apart[part], 60)
+def _covers(part: Mask, apart: Array) -> tuple[Array, Array]:
+    """Two readings of how much of each pixel the part covers: by its difference from the ground, and full well inside.
+
+    The first keeps the hole of a blurred ring, the second closes a pale dot or highlight.
+    """
+    level = np.percentile(apart[part], 75)
+    edged = np.where(part, np.clip(apart / level, 0, 1), 0).astype(np.float32)
     inner = part.copy()
-    inner[1:-1, 1:-1] &= part[:-2, 1:-1] & part[2:, 1:-1] & part[1:-1, :-2] & part[1:-1, 2:]
-    cover: Array = np.where(inner, 1, np.where(part, np.clip(apart / level, 0, 1), 0))
-    return cover.astype(np.float32)
+    for _ in range(INSIDE):
+        inner[1:-1, 1:-1] &= inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
+    return edged, np.where(inner, np.float32(1), edged)
 
 
-def _resample(start: int, end: int) -> Array:
-    """`CANON SIZE`: linear interpolation that scales pixels [start, end) to CANON."""
+def _best_shape(cover: Array) -> tuple[float, str]:
+    """The shape whose template overlaps `cover` best, and how well: a.b / (a.a + b.b - a.b), 1 where they agree."""
+    solid = cover > 0.5
+    if solid.sum() < SMALLEST:
+        return 0.0, SHAPES[0]
+    rows, columns = (np.flatnonzero(solid.any(axis=axis)) for axis in (1, 0))
+    canon = _resample(rows[0], rows[-1] + 1) @ cover @ _resample(columns[0], columns[-1] + 1).T  # CANON CANON
+    templates, squares = _templates()
+    vector = canon.ravel()
+    common = templates @ vector
+    overlap = common / (squares + vector @ vector - common)
+    best = int(overlap.argmax())
+    return float(overlap[best]), SHAPES[best * len(SHAPES) // len(templates)]
+
+
+def _resample(start: float, end: float, size: int = SIZE) -> Array:
+    """`CANON size`: linear interpolation that scales pixels [start, end) of `size` to CANON."""
     at = start + (np.arange(CANON, dtype=np.float32) + 0.5) * ((end - start) / CANON) - 0.5
-    near = np.clip(1 - np.abs(at[:, None] - np.arange(SIZE, dtype=np.float32)), 0, 1)
+    near = np.clip(1 - np.abs(at[:, None] - np.arange(size, dtype=np.float32)), 0, 1)
     weights: Array = near / np.maximum(near.sum(axis=1, keepdims=True), 1e-6)
-    return weights
+    return weights.astype(np.float32)
 
 
 @cache
 def _templates() -> tuple[Array, Array]:
-    """Every shape, shifted and stretched a little within its bounding box: `t CANON*CANON`, and each row's square."""
-    side = (np.arange(CANON, dtype=np.float32) + 0.5) / CANON - 0.5
+    """Every shape, sharp and blurred, shifted and stretched a little: `t CANON*CANON`, and each row's square.
+
+    Rows are in the order of SHAPES, equally many for each.
+    """
     rows = []
     for shape in SHAPES:
-        left, right, top, bottom = _bounds(shape)
-        for across in (0.9, 0.97, 1.04, 1.11):
-            for down in (0.9, 0.97, 1.04, 1.11):
-                for dx in (-0.06, 0.0, 0.06):
-                    for dy in (-0.06, 0.0, 0.06):
-                        x = (left + right) / 2 + (right - left) * (side + dx) * across
-                        y = (top + bottom) / 2 + (bottom - top) * (side + dy) * down
-                        field = FIELDS[shape](x[None, :], y[:, None])
-                        pixel = 2.2 / 20  # about one pixel of a small object, in radii
-                        rows.append(np.clip(0.5 - field / pixel, 0, 1).ravel())
-    templates = np.stack(rows).astype(np.float32)
+        for blur in BLURS:
+            drawn = _drawn(shape, blur)
+            spans = [np.flatnonzero((drawn > 0.5).any(axis=axis)) for axis in (1, 0)]
+            down, across = (
+                [_resample(*_moved(span[0], span[-1] + 1, shift, stretch), len(drawn)) for shift, stretch in JITTERS]
+                for span in spans
+            )
+            rows += [(d @ drawn @ a.T).ravel() for d in down for a in across]
+    templates = np.stack(rows)
     return templates, (templates * templates).sum(axis=1)
 
 
-def _bounds(shape: str) -> tuple[float, float, float, float]:
-    """Left, right, top and bottom of a shape, in radii."""
-    at = np.linspace(-1.3, 1.3, 521, dtype=np.float32)
-    inside = FIELDS[shape](at[None, :], at[:, None]) < 0
-    across, down = at[inside.any(axis=0)], at[inside.any(axis=1)]
-    return float(across[0]), float(across[-1]), float(down[0]), float(down[-1])
+def _moved(start: int, end: int, shift: float, stretch: float) -> tuple[float, float]:
+    middle, half = (start + end) / 2 + shift * (end - start), stretch * (end - start) / 2
+    return middle - half, middle + half
+
+
+def _drawn(shape: str, blur: float) -> Array:
+    """A shape from -1.6 to 1.6 radii, `h w` from 0 to 1, under a Gaussian of `blur` radii."""
+    at = np.linspace(-1.6, 1.6, 97, dtype=np.float32)
+    # The softness of an edge drawn at one pixel for a radius of nine.
+    cover = np.clip(0.5 - 9 * FIELDS[shape](at[None, :], at[:, None]), 0, 1)
+    if blur:
+        weights = np.exp(-0.5 * ((at[:, None] - at) / blur) ** 2)
+        weights /= weights.sum(axis=1, keepdims=True)
+        cover = weights @ cover @ weights.T
+    drawn: Array = (cover / cover.max()).astype(np.float32)
+    return drawn
