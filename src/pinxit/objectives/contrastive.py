@@ -6,7 +6,7 @@ Radford et al. 2021, "Learning Transferable Visual Models From Natural Language 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -40,18 +40,25 @@ class Contrastive(Objective):
         return {"clip": self.clip}
 
     def loss(self, batch: Batch, turn: str, step: int) -> tuple[Tensor, Numbers]:  # noqa: ARG002
-        """Mean of the two cross-entropies, in float32, and the recalls at 1 within the batch."""
+        """Mean of the two cross-entropies, in float32, and the recalls at 1 within the global batch."""
+        return self._compare(batch, gather)
+
+    def validate(self, batch: Batch, step: int) -> Numbers:  # noqa: ARG002
+        """The same within this batch alone: processes validate different batches, and not equally many."""
+        return self._compare(batch, lambda rows: rows)[1]
+
+    def _compare(self, batch: Batch, others: Callable[[Tensor], Tensor]) -> tuple[Tensor, Numbers]:
+        """Loss and numbers of this batch's rows against what `others` makes of rows b ... -> m ..."""
         images = self.clip.encode_image(batch["pixels"])  # b d
         texts = self.clip.encode_text(batch["ids"])  # b d
         keys = torch.stack([batch["caption_key"], batch["picture_key"]], dim=1)  # b 2
-        all_images, all_texts, all_keys = (gather(x) for x in (images, texts, keys))  # m d, m d, m 2
         # A pair is positive when it shares the caption or the picture.
-        positive = (keys[:, None] == all_keys[None]).any(dim=-1)  # b m
+        positive = (keys[:, None] == others(keys)[None]).any(dim=-1)  # b m
 
         scale = self.clip.logit_scale.float().exp()
         with torch.autocast(images.device.type, enabled=False):
-            to_texts = scale * images @ all_texts.T  # b m
-            to_images = scale * texts @ all_images.T  # b m
+            to_texts = scale * images @ others(texts).T  # b m
+            to_images = scale * texts @ others(images).T  # b m
         targets = positive / positive.sum(dim=1, keepdim=True)
         loss = (F.cross_entropy(to_texts, targets) + F.cross_entropy(to_images, targets)) / 2
         return loss, {

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pinxit.errors import unknown
+from pinxit.recipes.clip import clip, clip_tiny
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Recipe, Stage
 
-RECIPES: dict[str, Callable[[], Recipe | Pipeline | Stage]] = {}
+RECIPES: dict[str, Callable[[], Recipe | Pipeline | Stage]] = {
+    "clip": clip,
+    "clip-tiny": clip_tiny,
+}
 """Name -> the function that makes the recipe. Every NAME has a twin NAME-tiny, which runs in seconds on one core."""
 
 
