@@ -58,22 +58,30 @@ def test_wrong_usage_exits_2() -> None:
     assert pinxit("--nonsense").returncode == 2
 
 
-def test_a_fault_is_one_line_and_exit_1(tmp_path: Path) -> None:
-    done = pinxit("show", str(tmp_path / "nothing"))
+@pytest.fixture
+def notes(tmp_path: Path) -> str:
+    """A file that `show` refuses, without loading torch first."""
+    path = tmp_path / "notes.txt"
+    path.write_text("hello")
+    return str(path)
+
+
+def test_a_fault_is_one_line_and_exit_1(notes: str) -> None:
+    done = pinxit("show", notes)
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr.startswith("pinxit: There is no model")
+    assert done.stderr.startswith("pinxit: 'notes.txt' cannot be read as a PNG picture")
     assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_debug_shows_the_traceback_wherever_it_is_typed(tmp_path: Path, place: int) -> None:
-    arguments = ["show", str(tmp_path / "nothing")]
+def test_debug_shows_the_traceback_wherever_it_is_typed(notes: str, place: int) -> None:
+    arguments = ["show", notes]
     arguments.insert(place, "--debug")
     done = pinxit(*arguments)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
-    assert "PinxitError: There is no model" in done.stderr
+    assert "PinxitError: 'notes.txt' cannot be read" in done.stderr
 
 
 @pytest.mark.parametrize(
