@@ -32,7 +32,9 @@ CANON = 24  # pixels: parts are scaled to this square for comparison
 BLURS = (0.0, 0.1, 0.2)  # of templates, in radii
 # Shifts and stretches of templates, the shifts in sides of the bounding box.
 JITTERS = [(shift, stretch) for shift in (-0.06, 0.0, 0.06) for stretch in (0.92, 1.0, 1.08)]
-MATCH = 0.78  # least overlap of a part with its best template
+MATCH = 0.84  # least overlap of a part with its best template
+LEAD = 0.005  # and by how much that must beat the next shape's best
+STRETCH = 1.35  # a part longer or flatter than its shape by more than this is none
 SURE = 0.9  # overlap from which a part is not tried as several objects
 SHARE = 0.55  # least share of a part's pixels that have its colour
 GREY = 40.0  # of 255: less difference between channels than this has no hue
@@ -262,18 +264,29 @@ def _covers(part: Mask, apart: Array) -> tuple[Array, Array]:
 
 
 def _best_shape(cover: Array) -> tuple[float, str]:
-    """The shape whose template overlaps `cover` best, and how well: a.b / (a.a + b.b - a.b), 1 where they agree."""
+    """The shape whose template overlaps `cover` best, and how well: a.b / (a.a + b.b - a.b), 1 where they agree.
+
+    The overlap is 0 where two shapes fit almost equally well or where the part's proportions are not the shape's.
+    """
     solid = cover > 0.5
     if solid.sum() < SMALLEST:
         return 0.0, SHAPES[0]
-    rows, columns = (np.flatnonzero(solid.any(axis=axis)) for axis in (1, 0))
-    canon = _resample(rows[0], rows[-1] + 1) @ cover @ _resample(columns[0], columns[-1] + 1).T  # CANON CANON
-    templates, squares = _templates()
+    (top, bottom), (left, right) = _bounds(solid)
+    canon = _resample(top, bottom) @ cover @ _resample(left, right).T  # CANON CANON
+    templates, squares, proportions = _templates()
     vector = canon.ravel()
     common = templates @ vector
-    overlap = common / (squares + vector @ vector - common)
-    best = int(overlap.argmax())
-    return float(overlap[best]), SHAPES[best * len(SHAPES) // len(templates)]
+    overlaps = (common / (squares + vector @ vector - common)).reshape(len(SHAPES), -1).max(axis=1)
+    second, best = np.argsort(overlaps)[-2:]
+    stretch = (right - left) / (bottom - top) / proportions[best]
+    clear = overlaps[best] - overlaps[second] >= LEAD and 1 / STRETCH <= stretch <= STRETCH
+    return float(overlaps[best]) if clear else 0.0, SHAPES[best]
+
+
+def _bounds(solid: Mask) -> list[tuple[int, int]]:
+    """First and one past the last row, and the same for columns."""
+    lines = [np.flatnonzero(solid.any(axis=axis)) for axis in (1, 0)]
+    return [(int(line[0]), int(line[-1]) + 1) for line in lines]
 
 
 def _resample(start: float, end: float, size: int = SIZE) -> Array:
@@ -285,23 +298,24 @@ def _resample(start: float, end: float, size: int = SIZE) -> Array:
 
 
 @cache
-def _templates() -> tuple[Array, Array]:
+def _templates() -> tuple[Array, Array, list[float]]:
     """Every shape, sharp and blurred, shifted and stretched a little: `t CANON*CANON`, and each row's square.
 
-    Rows are in the order of SHAPES, equally many for each.
+    Rows are in the order of SHAPES, equally many for each. Last, each shape's width over its height.
     """
-    rows = []
+    rows, proportions = [], []
     for shape in SHAPES:
         for blur in BLURS:
             drawn = _drawn(shape, blur)
-            spans = [np.flatnonzero((drawn > 0.5).any(axis=axis)) for axis in (1, 0)]
+            spans = _bounds(drawn > 0.5)
             down, across = (
-                [_resample(*_moved(span[0], span[-1] + 1, shift, stretch), len(drawn)) for shift, stretch in JITTERS]
-                for span in spans
+                [_resample(*_moved(*span, shift, stretch), len(drawn)) for shift, stretch in JITTERS] for span in spans
             )
             rows += [(d @ drawn @ a.T).ravel() for d in down for a in across]
+        (top, bottom), (left, right) = _bounds(_drawn(shape, 0.0) > 0.5)
+        proportions.append((right - left) / (bottom - top))
     templates = np.stack(rows)
-    return templates, (templates * templates).sum(axis=1)
+    return templates, (templates * templates).sum(axis=1), proportions
 
 
 def _moved(start: int, end: int, shift: float, stretch: float) -> tuple[float, float]:
