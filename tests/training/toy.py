@@ -1,6 +1,7 @@
 """A run small enough to be repeated hundreds of times: a network that learns a noisy line."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ class Line(Objective):
 
     def __init__(self, noise: float = 0.1, dropout: float = 0.2) -> None:
         super().__init__()
+        torch.manual_seed(0)
         self.noise = noise
         self.net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 1))
         self.teacher = nn.Sequential(nn.Linear(1, 1), nn.Dropout(0.5)).requires_grad_(False)
@@ -35,7 +37,7 @@ class Line(Objective):
         loss = error.square().mean()
         return loss, {"error": error.detach().abs().mean(), "step_seen": step}
 
-    def preview(self) -> Image.Image:
+    def preview(self) -> Image.Image | None:
         return Image.new("RGB", (4, 4))
 
 
@@ -75,11 +77,17 @@ def config(**changes: Any) -> TrainingConfig:
 
 
 OPTIMIZER = OptimizerConfig(lr=0.01, warmup=2, weight_decay=0.1)
+CONSTANT = replace(OPTIMIZER, schedule="constant")
 
 
-def run(out: Path, objective: Objective | None = None, world: World | None = None, **changes: Any) -> Objective:
+def run(
+    out: Path,
+    objective: Objective | None = None,
+    world: World | None = None,
+    optimizer: OptimizerConfig = OPTIMIZER,
+    **changes: Any,
+) -> Objective:
     """Trains the toy in `out`, from where it was; returns the objective."""
-    torch.manual_seed(0)
     objective = objective or Line()
     settings = config(**changes)
 
@@ -90,7 +98,7 @@ def run(out: Path, objective: Objective | None = None, world: World | None = Non
         objective,
         loader(settings, world),
         settings,
-        OPTIMIZER,
+        optimizer,
         out=out,
         save_model=save_model,
         validation=held_back,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any, ClassVar, Protocol
 
 import numpy as np
+import torch
 
 from pinxit.checkpoints import catalogue
 from pinxit.checkpoints.files import read_config, save_checkpoint, to_config
@@ -62,7 +63,7 @@ class Run:
     tokenizer: str | None = None
     """The text of tokenizer.json."""
     card: Callable[[Mapping[str, float]], str] | None = None
-    """The model's card, given the latest validation's numbers."""
+    """The model's card, given the latest validation's numbers; none before the first validation."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ class Recipe:
                 (out / "recipe.json").write_text(
                     json.dumps(said, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
                 )
+            torch.manual_seed(self.training.seed)  # the first weights
             self._train(self.build(self, context, pairs), said, context)
 
     def _train(self, run: Run, said: Mapping[str, Any], context: Context) -> None:

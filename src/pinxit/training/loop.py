@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from pinxit.errors import PinxitError
 from pinxit.objectives.objective import Batch, Objective
 from pinxit.training.averaging import Average
 from pinxit.training.distributed import World
@@ -50,6 +51,28 @@ class TrainingConfig:
     preview_every: int = 500
     checkpoint_every: int = 500
     tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps",
+            "batch_size",
+            "accumulate",
+            "log_every",
+            "validate_every",
+            "preview_every",
+            "checkpoint_every",
+        ):
+            if getattr(self, name) < 1:
+                raise PinxitError(f"training.{name} is {getattr(self, name)}: allowed is 1 or more.")
+        for name in ("seed", "workers"):
+            if getattr(self, name) < 0:
+                raise PinxitError(f"training.{name} is {getattr(self, name)}: allowed is 0 or more.")
+        if not 0 <= self.ema_decay < 1:
+            raise PinxitError(f"training.ema_decay is {self.ema_decay}: allowed is 0 to less than 1.")
+        if self.batch_size % self.accumulate:
+            raise PinxitError(
+                f"training.batch_size is {self.batch_size}: allowed are multiples of accumulate={self.accumulate}."
+            )
 
     def due(self, every: int, step: int) -> bool:
         """Whether something is to happen after `step` steps: now and then, and at the end."""

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from pinxit.errors import PinxitError
+
 UNDECAYED = ("embedding", "position")
 """Parameters with one of these in their name are spared weight decay."""
 
@@ -30,6 +32,15 @@ class OptimizerConfig:
     """The share of `lr` that the cosine ends at."""
     clip: float = 1.0
     """Gradients are scaled down to this norm, together; 0 leaves them."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < math.inf:
+            raise PinxitError(f"optimizer.lr is {self.lr}: allowed is more than 0.")
+        for name in ("weight_decay", "warmup", "floor", "clip"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise PinxitError(f"optimizer.{name} is {getattr(self, name)}: allowed is 0 or more.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise PinxitError(f"optimizer.betas is {self.betas}: allowed is 0 to less than 1 each.")
 
 
 def make_optimizer(
