@@ -91,6 +91,7 @@ def check(src: str, json_path: Path | None) -> None:
     report = check_source(src, progress=progress)
     click.echo(_told(report))
     if json_path is not None:
+        json_path.absolute().parent.mkdir(parents=True, exist_ok=True)
         write_atomically(json_path, json.dumps(dataclasses.asdict(report), indent=2, ensure_ascii=False).encode())
     if report.unusable:
         click.get_current_context().exit(1)

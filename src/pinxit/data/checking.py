@@ -109,7 +109,7 @@ class _Tally:
 def check_source(src: str, *, progress: Progress = iter) -> Report:
     """Open every sample of SRC and report. Raises `PinxitError` only where SRC is no source at all."""
     tally = _Tally()
-    paths = shard_paths(src)
+    paths = shard_paths(src) if src else None
     if paths is None:
         pairs: Pairs | None = open_pairs(src)
         shards: dict[str, dict[str, Any]] = {}

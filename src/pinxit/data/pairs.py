@@ -27,6 +27,10 @@ FORMS = """\
   emoji                      drawn from an installed colour font"""
 
 
+# `pipe:` is what webdataset hands to a shell.
+_ELSEWHERE = re.compile(r"pipe:|[a-z][a-z0-9+.-]*://")
+
+
 def open_pairs(src: str, *, size: int = 128, background: Colour = WHITE) -> Pairs:
     """The pictures with captions that SRC names; `FORMS` lists what it can be.
 
@@ -37,12 +41,14 @@ def open_pairs(src: str, *, size: int = 128, background: Colour = WHITE) -> Pair
         return Emoji(size, background=background)
     if src.startswith("scenes:"):
         return _scenes(src, size)
+    if not src or _ELSEWHERE.match(src):
+        raise _no_source(src)
     shards = shard_paths(src)
     if shards is not None:
         return Shards(shards, name=src, background=background)
     table, colon, images = src.rpartition(".json:")
     if colon and Path(f"{table}.json").is_file():
-        return open_coco(Path(f"{table}.json"), Path(images), background=background)
+        return _filled(open_coco(Path(f"{table}.json"), Path(images), background=background), src)
     path = Path(src)
     if path.is_dir():
         return _folder(path, background)
@@ -53,7 +59,7 @@ def open_pairs(src: str, *, size: int = 128, background: Colour = WHITE) -> Pair
 
 def shard_paths(src: str) -> list[Path] | None:
     """The tar shards that SRC names, in order; None where it names something else."""
-    if "{" in src and src.endswith(".tar") and "://" not in src and "|" not in src:
+    if "{" in src and src.endswith(".tar"):
         paths = [Path(name) for name in _expand(src)]
         missing = [path for path in paths if not path.is_file()]
         if missing:
@@ -117,12 +123,12 @@ def _scenes(src: str, size: int) -> Scenes:
 
 def _no_source(src: str) -> PinxitError:
     path = Path(src)
-    if src.endswith(".json") and path.is_file():
+    if _ELSEWHERE.match(src):
+        why = "is not on this machine; nothing is fetched or run"
+    elif src.endswith(".json") and path.is_file():
         why = "is a COCO file without its picture folder"
     elif path.is_file():
         why = "is a file of another kind"
-    elif "://" in src or src.startswith("pipe:"):
-        why = "is not on this machine; nothing is fetched or run"
     else:
         why = "does not exist"
     return PinxitError(f"{src!r} {why}. A source of pictures with captions is one of:\n{FORMS}")
