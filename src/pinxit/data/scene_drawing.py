@@ -106,7 +106,7 @@ FIELDS: dict[str, Callable[[Field, Field], Field]] = {
 }
 
 
-# No shape leaves the disc of this many radii, nor a square of side 2.2 radii, around its centre.
+# No shape leaves the disc of this many radii, nor a square of side 2.12 radii, around its centre.
 REACHES = {
     "circle": 1.0,
     "square": 1.16,
@@ -117,7 +117,7 @@ REACHES = {
     "ring": 1.0,
     "moon": 1.14,
 }
-EXTENT = 1.1
+EXTENT = 1.06
 
 
 def draw(scene: Scene, size: int) -> NDArray[np.uint8]:

@@ -75,6 +75,14 @@ class Following:
         """GenEval's overall score: the mean of the categories' shares."""
         return sum(map(self.share, self.judged)) / len(self.judged)
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the overall score, and by category the share and what it was counted from."""
+        rows = {
+            name: {"share": self.share(name), "right": self.right[name], "judged": self.judged[name]}
+            for name in self.judged
+        }
+        return {"overall": self.overall, "categories": rows}
+
     def table(self) -> str:
         """One line a category, with the overall score last."""
         rows = [f"{name:14s} {self.share(name):7.1%}  {self.right[name]}/{self.judged[name]}" for name in self.judged]
@@ -95,8 +103,12 @@ def following(pictures: Iterable[Image.Image], asks: Iterable[Ask]) -> Following
 
 
 def follows(image: Image.Image, ask: Ask) -> Verdict:
-    """Judge one square picture. Objects beyond those asked do no harm, except in counting, as in GenEval."""
-    found = find(image)
+    """Judge one square picture against an ask."""
+    return judge(find(image), ask)
+
+
+def judge(found: tuple[Found, ...], ask: Ask) -> Verdict:
+    """Hold what was found against an ask. Objects beyond those asked do no harm, except in counting, as in GenEval."""
     reasons = []
     for thing in ask.things:
         seen = len(_matching(found, thing))
