@@ -57,18 +57,18 @@ PUBLISHED_OBJECTS: list[dict[str, object]] = [
     {
         "shape": "triangle",
         "colour": "purple",
-        "size": "large",
+        "size": "small",
         "texture": "plain",
-        "centre": [0.2968, 0.3162],
-        "radius": 0.2131,
+        "centre": [0.3125, 0.7941],
+        "radius": 0.164,
     },
     {
         "shape": "moon",
         "colour": "black",
-        "size": "small",
+        "size": "large",
         "texture": "plain",
-        "centre": [0.5469, 0.7668],
-        "radius": 0.1611,
+        "centre": [0.6389, 0.3057],
+        "radius": 0.2303,
     },
 ]
 

@@ -39,7 +39,7 @@ from pinxit.data.scene_world import (
 __all__ = ["Ask", "Scene", "SceneObject", "Scenes", "Thing", "draw", "make_scene", "prompts"]
 
 VERSION = 1  # part of every seed: raise it with any change to what a number draws
-RADII = {"small": (9.0 / 64, 10.5 / 64), "large": (13.0 / 64, 15.5 / 64)}  # picture sides
+RADII = {"small": (9.01 / 64, 10.5 / 64), "large": (13.0 / 64, 15.5 / 64)}  # picture sides
 MARGIN = 2 / 64  # between the radius of an object and the picture's edge
 GAP = 3 / 64  # between the reaches of two objects
 # Shares of the six categories, in the order of CATEGORIES.
@@ -238,13 +238,14 @@ def _sizes(rng: random.Random, count: int) -> list[str]:
 
 def _place(rng: random.Random, radii: list[float]) -> list[tuple[float, float]]:
     """Random centres inside the margin; four objects take a quarter of the picture each."""
-    quarters = [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5)] if len(radii) == 4 else [(0.0, 0.0)] * len(radii)
-    span = 0.5 if len(radii) == 4 else 1.0
+    if len(radii) == 4:
+        spans = [(x, y) for y in ((MARGIN, 0.5), (0.5, 1 - MARGIN)) for x in ((MARGIN, 0.5), (0.5, 1 - MARGIN))]
+    else:
+        spans = [((MARGIN, 1 - MARGIN), (MARGIN, 1 - MARGIN))] * len(radii)
     centres = []
-    for radius, (left, top) in zip(radii, quarters, strict=True):
-        free = span - 2 * radius - MARGIN
-        near_x, near_y = (radius + (0 if start else MARGIN) for start in (left, top))
-        centres.append((round(left + near_x + rng.random() * free, 4), round(top + near_y + rng.random() * free, 4)))
+    for radius, (across, down) in zip(radii, spans, strict=True):
+        x, y = (low + radius + rng.random() * (high - low - 2 * radius) for low, high in (across, down))
+        centres.append((round(x, 4), round(y, 4)))
     return centres
 
 

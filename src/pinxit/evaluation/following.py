@@ -27,6 +27,7 @@ Mask = NDArray[np.bool_]
 SIZE = 64  # pixels at which pictures are judged
 FOREGROUND = 34.0  # of 255: the least difference from the background in any channel
 SMALLEST = 30  # pixels: smaller parts are specks (the smallest drawn object covers 115)
+LARGEST = 56  # pixels across: what is larger is a ground that no plane fits
 INSIDE = 2  # pixels from a part's edge to what counts as well inside
 CANON = 24  # pixels: parts are scaled to this square for comparison
 BLURS = (0.0, 0.1, 0.2)  # of templates, in radii
@@ -284,6 +285,8 @@ def _best_shape(cover: Array) -> tuple[float, str]:
     if solid.sum() < SMALLEST:
         return 0.0, SHAPES[0]
     (top, bottom), (left, right) = _bounds(solid)
+    if max(bottom - top, right - left) > LARGEST:
+        return 0.0, SHAPES[0]
     canon = _resample(top, bottom) @ cover @ _resample(left, right).T  # CANON CANON
     templates, squares, proportions = _templates()
     vector = canon.ravel()
