@@ -140,9 +140,11 @@ def test_bad_rows_are_counted_and_cost_nothing_else(folder: Path) -> None:
 
 
 def test_bad_lines_of_jsonl(folder: Path) -> None:
-    (folder / "t.jsonl").write_bytes(b'{"file_name": "images/a.png", "text": "x"}\n{\n[]\n"\xff"\n')
+    (folder / "t.jsonl").write_bytes(
+        b'{"file_name": "images/a.png", "text": "x"}\n{\n[]\n"\xff"\n{"text": "x"}\n{"file": "y"}'
+    )
     pairs = open_table(folder / "t.jsonl")
-    assert [reason(pairs, i) for i in range(1, 4)] == ["bad-row", "bad-row", "not-utf8"]
+    assert [reason(pairs, i) for i in range(1, 6)] == ["bad-row", "bad-row", "not-utf8", "no-picture", "no-caption"]
 
 
 @pytest.mark.parametrize(

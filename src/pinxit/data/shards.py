@@ -28,7 +28,10 @@ _OPEN_FILES = 64
 
 
 class Shards:
-    """The samples of these shards, in order, as `Pairs`. Raises `PinxitError` naming a damaged shard."""
+    """The samples of these shards, in order, as `Pairs`. Raises `PinxitError` naming a damaged shard.
+
+    Safe in forked and spawned processes; within a process for one thread at a time.
+    """
 
     def __init__(
         self, paths: Sequence[Path], *, name: str = "", background: Colour = WHITE, limits: ImageLimits = LIMITS

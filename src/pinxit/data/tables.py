@@ -51,7 +51,7 @@ class Table:
         self._keys = keys_of(self._names)
 
     def __len__(self) -> int:
-        return len(self._names) + len(self._faults)
+        return len(self._records) + len(self._faults)
 
     def __getitem__(self, position: int) -> Sample:
         key, captions, meta = self._described(position)
@@ -80,18 +80,21 @@ class Table:
             self._faults.append(row)
             return
         image, caption = _column(row, IMAGE_COLUMNS), _column(row, CAPTION_COLUMNS)
-        if image is None or caption is None:
+        if len(self) == 0 and (image is None or caption is None):
             what, allowed = ("image", IMAGE_COLUMNS) if image is None else ("caption", CAPTION_COLUMNS)
             given = ", ".join(str(column) for column in row)
             raise PinxitError(f"{self.name} has no {what} column: it has {given}; allowed are {', '.join(allowed)}.")
-        name = row[image]
+        where = f"row {len(self) + 1}"
+        name = None if image is None else row[image]
         if isinstance(name, Mapping) and "bytes" in name:
             raise PinxitError(
                 f"Column {image!r} of {self.name} holds pictures; save them as files and give their paths."
             )
         if not isinstance(name, str) or not name:
-            where = f"row {len(self._records) + len(self._faults) + 1}"
             self._faults.append(BadSample(where, "no-picture", f"A row of {self.name} names no picture."))
+            return
+        if caption is None:
+            self._faults.append(BadSample(where, "no-caption", f"The row of {self.name} for {name!r} has no caption."))
             return
         record = {str(column): value for column, value in row.items() if column not in (image, caption)}
         kept = caption if caption.lower() in ("captions", *KINDS) else "caption"
