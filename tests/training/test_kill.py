@@ -33,7 +33,7 @@ def endless(out: str) -> None:
 def test_killed_at_any_moment_it_goes_on_from_a_whole_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The server imports everything once and forks the processes that die, so that each costs milliseconds.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "tests.training.test_kill"])
+    context.set_forkserver_preload(["pytest", "torch._dynamo", "tests.training.test_kill"])
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent.parent))  # where the server finds this file
     rng = random.Random(0)
     reached = unfinished = 0

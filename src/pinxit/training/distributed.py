@@ -10,13 +10,16 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from pinxit.errors import PinxitError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,13 @@ class World:
             return wrapped.no_sync()
         return contextlib.nullcontext()
 
-    def mean(self, values: Tensor) -> Tensor:
-        """The average over the processes."""
-        if self.size > 1:
-            values = values.clone()
-            distributed.all_reduce(values)
-            values /= self.size
-        return values
+    def gather(self, value: T) -> list[T]:
+        """What each process has, in the order of ranks. For small things now and then."""
+        if self.size == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.size
+        distributed.all_gather_object(gathered, value)
+        return gathered
 
     def any(self, flag: bool) -> bool:
         """Whether it is so for any process. Goes over the CPU, so that no GPU is waited for."""

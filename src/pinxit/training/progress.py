@@ -53,13 +53,20 @@ class Meter:
         self.watched = []
 
     def means(self, world: World) -> dict[str, float]:
-        """The mean of each number over what was added since the last call, and over the processes."""
-        if not self.held:
-            return {}
-        means = world.mean(torch.stack([_column(values, world.device).mean() for values in self.held.values()]))
-        read = dict(zip(self.held, means.tolist(), strict=True))
+        """The mean of each number over what was added since the last call, in all processes."""
+        sums = (
+            torch.stack([_column(values, world.device).sum() for values in self.held.values()]).tolist()
+            if self.held
+            else []
+        )
+        here = {name: (total, len(values)) for (name, values), total in zip(self.held.items(), sums, strict=True)}
         self.held = {}
-        return read
+        everywhere = world.gather(here)  # they need not have seen the same names, nor equally often
+        found: dict[str, list[tuple[float, int]]] = {}
+        for process in everywhere:
+            for name, pair in process.items():
+                found.setdefault(name, []).append(pair)
+        return {name: sum(s for s, _ in pairs) / sum(n for _, n in pairs) for name, pairs in found.items()}
 
 
 class Progress:
@@ -153,10 +160,8 @@ class Progress:
 
 
 def _column(values: list[Tensor | float], device: torch.device) -> Tensor:
-    """Scalars as one float64 vector."""
-    if all(isinstance(value, Tensor) for value in values):
-        return torch.stack([value.float() for value in values if isinstance(value, Tensor)]).to(device)
-    return torch.tensor([float(value) for value in values], device=device)
+    """Scalars as one vector on the device."""
+    return torch.stack([torch.as_tensor(value, dtype=torch.float32, device=device) for value in values])
 
 
 def _forget_after(file: Path, step: int) -> None:

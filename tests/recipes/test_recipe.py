@@ -1,0 +1,102 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.recipes.toy import mean_colour
+
+from pinxit.checkpoints.files import read_config
+from pinxit.data.pairs import open_pairs
+from pinxit.errors import PinxitError
+from pinxit.recipes.overrides import override
+from pinxit.recipes.recipe import Context, claim, hold_back
+
+SRC = "scenes:60"
+
+
+def test_trains_and_says_in_the_checkpoint_how(tmp_path: Path) -> None:
+    recipe = override(mean_colour(), ["model.width=5", "data.licence=CC0-1.0"])
+    assert not recipe.done(tmp_path)
+    recipe.run(Context(SRC, tmp_path))
+    assert recipe.done(tmp_path)
+    config = read_config(tmp_path / "model")
+    assert config["kind"] == "toy"
+    assert config["config"]["width"] == 5
+    assert config["recipe"]["training"]["steps"] == 4
+    assert config["recipe"]["optimizer"]["lr"] == 0.01
+    assert config["data"] == {"source": SRC, "samples": 60, "fingerprint": open_pairs(SRC, size=16).fingerprint}
+    assert config["licence"] == "CC0-1.0"
+    assert config["metrics"].keys() == {"brightness"}
+    assert (tmp_path / "model" / "README.md").read_text().startswith("# Mean colour")
+    said = json.loads((tmp_path / "recipe.json").read_text())
+    assert said["recipe"] == config["recipe"] == recipe.resolved()
+
+
+def test_changed_settings_are_named_before_anything_moves(tmp_path: Path) -> None:
+    mean_colour().run(Context(SRC, tmp_path))
+    before = (tmp_path / "recipe.json").read_text()
+    changed = override(mean_colour(), ["optimizer.lr=0.5", "model.kernel=hat", "training.log_every=1"])
+    assert not changed.done(tmp_path)
+    message = r"begun with other settings: model\.kernel: box -> hat; optimizer\.lr: 0\.01 -> 0\.5\. .*--accept-changes"
+    with pytest.raises(PinxitError, match=message):
+        changed.run(Context(SRC, tmp_path))
+    assert (tmp_path / "recipe.json").read_text() == before
+    with pytest.raises(PinxitError, match=r"training\.steps: 4 -> 3"):
+        override(mean_colour(), ["training.steps=3"]).run(Context(SRC, tmp_path))
+    with pytest.raises(PinxitError, match=r"data\.fingerprint: scenes\S+ -> scenes"):
+        mean_colour().run(Context("scenes:61", tmp_path))
+
+
+def test_what_does_not_touch_the_weights_may_change_and_steps_may_grow(tmp_path: Path) -> None:
+    mean_colour().run(Context(SRC, tmp_path))
+    longer = override(mean_colour(), ["training.steps=6", "training.log_every=1", "training.checkpoint_every=3"])
+    assert not longer.done(tmp_path)
+    longer.run(Context(SRC, tmp_path))
+    assert longer.done(tmp_path)
+    assert read_config(tmp_path / "model")["recipe"]["training"]["steps"] == 6
+
+
+def test_changes_can_be_accepted(tmp_path: Path) -> None:
+    mean_colour().run(Context(SRC, tmp_path))
+    changed = override(mean_colour(), ["optimizer.lr=0.5", "training.steps=6"])
+    changed.run(Context(SRC, tmp_path, accept_changes=True))
+    assert changed.done(tmp_path)
+
+
+def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    program = f"""
+from pathlib import Path
+from pinxit.recipes.recipe import claim
+with claim(Path({str(tmp_path)!r})):
+    pass
+"""
+    with claim(tmp_path):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert f"Another process is training into {tmp_path}" in done.stderr
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_hold_back_splits_for_good() -> None:
+    pairs = open_pairs("scenes:40", size=16)
+    seen, held = hold_back(pairs, 100)
+    assert len(held) == 4
+    assert sorted([*seen.positions, *held.positions]) == list(range(40))
+    assert hold_back(pairs, 3)[1].positions == hold_back(pairs, 3)[1].positions
+    assert held[0].key == pairs[held.positions[0]].key
+    assert held.captions_at(0) == pairs.captions_at(held.positions[0])
+    assert held.fingerprint == pairs.fingerprint
+
+
+def test_earlier_stages_are_neighbours_unless_told(tmp_path: Path) -> None:
+    recipe = mean_colour()
+    recipe.run(Context(SRC, tmp_path / "mean"))
+    context = Context(SRC, tmp_path / "next")
+    assert context.part("mean") == tmp_path / "mean"
+    assert context.model("mean") == tmp_path / "mean" / "model"
+    with pytest.raises(PinxitError, match=r"needs 'clip' first, .* --part clip=FOLDER"):
+        context.model("clip")
+    elsewhere = replace(context, parts={"clip": str(tmp_path / "mean" / "model")})
+    assert elsewhere.model("clip") == tmp_path / "mean" / "model"
