@@ -7,6 +7,9 @@ position). Batch k therefore needs no history: a position is one integer, and an
 from __future__ import annotations
 
 import itertools
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -106,6 +109,7 @@ class Loader:
             sampler=itertools.count(self._batches),
             num_workers=self.workers,
             collate_fn=_unchanged,
+            worker_init_fn=_obey_the_parent_only,
             generator=torch.Generator(),  # else starting the workers would draw from the global generator
         )
         try:
@@ -223,3 +227,17 @@ def _stack(name: str, values: list[Any]) -> Tensor | list[str]:
 
 def _unchanged(delivery: Any) -> Any:
     return delivery
+
+
+def _obey_the_parent_only(_: int) -> None:
+    """Keeps a worker alive through Ctrl-C and a SIGTERM to the whole group: the parent needs it to end in order."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_wait_for_the_parent, daemon=True).start()
+
+
+def _wait_for_the_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
