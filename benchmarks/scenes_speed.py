@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pinxit.data.scenes import Scenes, draw
+from pinxit.evaluation.following import follows
 
 
 def processor() -> str:
@@ -42,9 +43,12 @@ def main() -> None:
     for size in (64, 128, 256):
         scenes = Scenes(options.count, size=size)
         drawn = [scenes.scene(i) for i in range(options.count)]
+        pictures = [scenes[i].image for i in range(options.count)]
+        follows(pictures[0], drawn[0].ask)  # makes its templates
         for name, work in (
             ("sample (scene, captions, PIL picture)", lambda i, s=scenes: s[i]),
             ("draw alone", lambda i, d=drawn, n=size: draw(d[i], n)),
+            ("judge", lambda i, p=pictures, d=drawn: follows(p[i], d[i].ask)),
         ):
             wall, cpu = rate(work, options.count, options.rounds)
             print(f"{size:4d} px  {name:40s} {wall:8.0f} pictures/s by the clock, {cpu:8.0f} by processor time")
