@@ -40,8 +40,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """`x` b n d -> b n d; the other arguments as in `Attention`."""
         x = x + self.attention(self.attention_norm(x), mask=mask, causal=causal, cache=cache, layer=layer)
-        x = x + self.mlp(self.mlp_norm(x))
-        return x
+        return x + self.mlp(self.mlp_norm(x))
 
 
 class Transformer(nn.Module):

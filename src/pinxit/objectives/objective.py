@@ -21,8 +21,8 @@ class Objective(nn.Module, ABC):
 
     Subclasses keep their networks as attributes; frozen ones have `requires_grad_(False)`. The loop does, for each turn
     of each step, loss, backward, clip and optimizer step; device, precision, accumulation, EMA, saving and logging
-    belong to the loop. All randomness comes from torch's global generator, which the loop seeds from (seed, step, rank),
-    so that a resumed run draws the same noise.
+    belong to the loop. All randomness comes from torch's global generator, which the loop seeds from (seed, step,
+    rank), so that a resumed run draws the same noise.
     """
 
     turns: tuple[str, ...] = ("main",)
@@ -39,7 +39,7 @@ class Objective(nn.Module, ABC):
         """The named parameters that this turn moves: by default every one that requires a gradient."""
         return ((name, value) for name, value in self.named_parameters() if value.requires_grad)
 
-    def after_step(self, step: int) -> None:  # noqa: B027
+    def after_step(self, step: int) -> None:
         """Called after the optimizer step, for constraints such as CLIP's clamped temperature."""
 
     def validate(self, batch: Batch, step: int) -> Numbers:

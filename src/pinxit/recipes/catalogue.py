@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 from pinxit.errors import unknown
 from pinxit.recipes.clip import clip, clip_tiny
+from pinxit.recipes.dalle1 import dalle1_dvae
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Recipe, Stage
 
 RECIPES: dict[str, Callable[[], Recipe | Pipeline | Stage]] = {
     "clip": clip,
     "clip-tiny": clip_tiny,
+    "dalle1-dvae": dalle1_dvae,
 }
 """Name -> the function that makes the recipe. Every NAME has a twin NAME-tiny, which runs in seconds on one core."""
 

@@ -17,7 +17,7 @@ from pinxit.checkpoints.files import read_config, save_checkpoint, to_config
 from pinxit.data.images import WHITE, Colour
 from pinxit.data.loader import Loader, Samples, Transform
 from pinxit.data.pairs import open_pairs
-from pinxit.data.sample import Captions, Pairs, Sample
+from pinxit.data.sample import BadSample, Captions, Pairs, Sample
 from pinxit.errors import PinxitError
 from pinxit.objectives.objective import Batch, Objective
 from pinxit.training.distributed import World
@@ -45,6 +45,8 @@ class DataConfig:
     """Weights of the kinds of captions."""
     validation: int = 256
     """Pictures held back for validation, though never more than a tenth of all."""
+    exclude: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Samples to leave out, by what their source says of them besides: `{"style": ("openmoji",)}`."""
     licence: str = "that of the training pictures"
     """Goes into the model's config.json."""
 
@@ -77,8 +79,11 @@ class Context:
     accept_changes: bool = False
 
     def pairs(self, config: DataConfig) -> Pairs:
-        """The pictures with captions that SRC names."""
-        return open_pairs(self.data, size=config.size, background=config.background)
+        """The pictures with captions that SRC names, less those that the recipe leaves out."""
+        pairs = open_pairs(self.data, size=config.size, background=config.background)
+        if not config.exclude:
+            return pairs
+        return Part(pairs, tuple(i for i in range(len(pairs)) if not _excluded(pairs, i, config.exclude)))
 
     def part(self, name: str) -> Path:
         """The folder of another stage: the one given by `--part NAME=...`, else the neighbour of that name."""
@@ -234,6 +239,14 @@ def hold_back(pairs: Pairs, count: int) -> tuple[Part, Part]:
     order = np.random.default_rng(0).permutation(len(pairs)).tolist()
     count = min(count, len(order) // 10)
     return Part(pairs, tuple(sorted(order[count:]))), Part(pairs, tuple(sorted(order[:count])))
+
+
+def _excluded(pairs: Pairs, index: int, exclude: Mapping[str, tuple[str, ...]]) -> bool:
+    try:
+        meta = pairs[index].meta
+    except BadSample:
+        return False  # the loader counts and names it
+    return any(meta.get(name) in values for name, values in exclude.items())
 
 
 def differences(out: Path, said: Mapping[str, Any]) -> list[str]:
