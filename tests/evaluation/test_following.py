@@ -18,22 +18,22 @@ from pinxit.errors import PinxitError
 from pinxit.evaluation.following import find, following, follows, judge, relation
 
 
-def jpeg(image: Image.Image) -> Image.Image:
+def jpeg(image: Image.Image, quality: int = 75) -> Image.Image:
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=75)
+    image.save(file, "JPEG", quality=quality)
     return Image.open(file).convert("RGB")
 
 
-def blur(image: Image.Image) -> Image.Image:
-    return image.filter(ImageFilter.GaussianBlur(1))
+def blur(image: Image.Image, radius: float = 1) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(radius))
 
 
 def clean(image: Image.Image) -> Image.Image:
     return image
 
 
-DAMAGES = [clean, jpeg, blur]
 Damage = Callable[[Image.Image], Image.Image]
+DAMAGES: list[Damage] = [clean, jpeg, blur]
 
 
 def picture(scene: Scene, size: int = 64) -> Image.Image:
@@ -108,6 +108,37 @@ def test_thousand_pairs_of_every_category(size: int, damage: Damage) -> None:
         )
         assert right[category] >= (995 if damage is clean else 980), category
         assert fooled[category] <= 0.01 * wrong[category], category
+
+
+def reduced(image: Image.Image, factor: int) -> Image.Image:
+    return image.reduce(factor).resize(image.size, Image.Resampling.BICUBIC)
+
+
+def noisy(image: Image.Image) -> Image.Image:
+    noise = np.random.default_rng(0).normal(0, 16, (image.height, image.width, 3))
+    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
+
+
+WORSE: dict[str, tuple[Damage, float]] = {
+    "JPEG quality 20": (lambda image: jpeg(image, 20), 0.98),
+    "blur of 1.5 pixels": (lambda image: blur(image, 1.5), 0.98),
+    "blur of 2 pixels": (lambda image: blur(image, 2), 0.85),
+    "half the resolution": (lambda image: reduced(image, 2), 0.98),
+    "a third of the resolution": (lambda image: reduced(image, 3), 0.95),
+    "noise of 16 of 255": (noisy, 0.98),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WORSE)
+def test_worse_damage(name: str) -> None:
+    """Prints the last figures of docs/scenes.md."""
+    damage, least = WORSE[name]
+    scenes = [make_scene(i, split="held-in", seed=1001) for i in range(500)]
+    right, fooled, wrong = count_right_and_fooled(scenes, 64, damage)
+    print(f"{name:26s} true accepted {right.total()}/500, wrong accepted {fooled.total()}/{wrong.total()}")
+    assert right.total() >= least * 500
+    assert fooled.total() <= 0.01 * wrong.total()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
