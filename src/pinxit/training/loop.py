@@ -140,14 +140,14 @@ def train(
         set_training(objective)
         while step < training.steps:
             # The step's randomness, which depends on the seed and the place alone; its data; its learning rate.
-            torch.manual_seed(step_seed(training.seed, step, world.rank))
+            seed_torch(step_seed(training.seed, step, world.rank), world.device)
             parts = [to_device(next(stream), world.device, training.channels_last) for _ in range(training.accumulate)]
             lr = learning_rate(optimizer, step, training.steps)
 
             # Loss, gradient and step, for each turn.
             for turn in objective.turns:
                 label = "" if len(objective.turns) == 1 else f"{turn}/"
-                objective.zero_grad(set_to_none=True)
+                optimizers[turn].zero_grad(set_to_none=True)
                 for index, part in enumerate(parts, start=1):
                     with world.accumulate(wrapped, more=index < len(parts)):
                         with mixed:
@@ -178,7 +178,7 @@ def train(
                 progress.validated(step, metrics)
             if world.leads and due(training.preview_every, step):
                 with progress.aside(), average.in_place(), mixed:
-                    progress.picture(step, preview(objective, training.seed))
+                    progress.picture(step, preview(objective, training, world.device))
 
             # What a later run needs.
             stop = world.any(interrupts.signal is not None)
@@ -207,17 +207,17 @@ def validate(
     objective.eval()
     meter = Meter()
     for index, batch in islice(enumerate(batches), world.rank, None, world.size):
-        torch.manual_seed(step_seed(training.seed, index, 0))
+        seed_torch(step_seed(training.seed, index, 0), world.device)
         meter.add("", objective.validate(to_device(batch, world.device, training.channels_last), step))
     set_training(objective)
     return meter.means(world)
 
 
 @torch.no_grad()
-def preview(objective: Objective, seed: int) -> Image.Image | None:
+def preview(objective: Objective, training: TrainingConfig, device: torch.device) -> Image.Image | None:
     """The objective's picture of itself, always from the same noise."""
     objective.eval()
-    torch.manual_seed(step_seed(seed, 0, 0))
+    seed_torch(step_seed(training.seed, 0, 0), device)
     picture = objective.preview()
     set_training(objective)
     return picture
@@ -233,6 +233,13 @@ def set_training(objective: Objective) -> None:
 def step_seed(seed: int, step: int, rank: int) -> int:
     """A seed of its own for every step and process."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seeds the CPU and this device; `torch.manual_seed` spends more on devices that are not there."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def to_device(batch: Batch, device: torch.device, channels_last: bool) -> Batch:
