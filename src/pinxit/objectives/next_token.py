@@ -1,0 +1,50 @@
+"""Predicting the next token of a stream of text and image (Ramesh et al. 2021, section 2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from pinxit.objectives.objective import Batch, Numbers, Objective
+
+
+@dataclass(frozen=True)
+class NextTokenConfig:
+    """What the two kinds of tokens count."""
+
+    text_weight: float = 1 / 8
+    """Of the mean over text tokens; the mean over image tokens counts the rest."""
+
+
+class NextToken(Objective):
+    """Cross-entropy of both kinds of tokens, each normalised by itself and weighted, in float32."""
+
+    def __init__(
+        self, network: nn.Module, config: NextTokenConfig, paint: Callable[[], Image.Image | None] | None = None
+    ) -> None:
+        """`network` maps text ids b l and image ids b n to their logits; `paint` draws the preview with it."""
+        super().__init__()
+        self.network = network
+        self.config = config
+        self.paint = paint
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """The network as `transformer`."""
+        return {"transformer": self.network}
+
+    def loss(self, batch: Batch, turn: str, step: int) -> tuple[Tensor, Numbers]:  # noqa: ARG002
+        """`batch["text"]` b l and `batch["image"]` b n, int64. The numbers are nats per token."""
+        text, image = batch["text"], batch["image"]
+        text_logits, image_logits = self.network(text, image)
+        text_loss = F.cross_entropy(text_logits.flatten(0, 1).float(), text[:, 1:].flatten())
+        image_loss = F.cross_entropy(image_logits.flatten(0, 1).float(), image.flatten())
+        share = self.config.text_weight
+        return share * text_loss + (1 - share) * image_loss, {"text_loss": text_loss, "image_loss": image_loss}
+
+    def preview(self) -> Image.Image | None:
+        """Pictures of fixed prompts."""
+        return self.paint() if self.paint else None
