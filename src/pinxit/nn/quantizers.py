@@ -111,7 +111,8 @@ class CosineCodes(nn.Module):
         Codes seen less often than `dead` of an even share restart at directions that are badly served.
         """
         z = _gather(directions.detach().float().permute(0, 2, 3, 1).reshape(-1, directions.shape[1]))
-        cosines, ids = (z @ self.codebook.t()).max(1)
+        with torch.autocast(z.device.type, enabled=False):  # bfloat16 cannot tell neighbouring codes apart
+            cosines, ids = (z @ self.codebook.t()).max(1)
         counts = torch.bincount(ids, minlength=len(self.seen)).float()
         sums = torch.zeros_like(self.codebook_embedding).index_add_(0, ids, z)
         means = sums / counts.clamp_min(1)[:, None]
