@@ -30,7 +30,7 @@ FLOORS = {
     "training": 5,
     "evaluation": 5,
     "recipes": 6,
-    "jobs": 6,
+    "jobs": 5,
     "serve": 7,
     "cli": 7,
 }

@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pinxit.errors import unknown
+from pinxit.recipes import dalle1
 from pinxit.recipes.clip import clip, clip_tiny
-from pinxit.recipes.dalle1 import dalle1_dvae
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Recipe, Stage
 
 RECIPES: dict[str, Callable[[], Recipe | Pipeline | Stage]] = {
     "clip": clip,
     "clip-tiny": clip_tiny,
-    "dalle1-dvae": dalle1_dvae,
+    "dalle1": dalle1.dalle1,
+    "dalle1-tiny": dalle1.dalle1_tiny,
+    "dalle1-dvae": dalle1.dalle1_dvae,
+    "dalle1-dvae-tiny": dalle1.dalle1_dvae_tiny,
+    "dalle1-tokens": dalle1.dalle1_tokens,
+    "dalle1-tokens-tiny": dalle1.dalle1_tokens_tiny,
+    "dalle1-transformer": dalle1.dalle1_transformer,
+    "dalle1-transformer-tiny": dalle1.dalle1_transformer_tiny,
+    "dalle1-model": dalle1.dalle1_model,
+    "dalle1-model-tiny": dalle1.dalle1_model_tiny,
 }
 """Name -> the function that makes the recipe. Every NAME has a twin NAME-tiny, which runs in seconds on one core."""
 

@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -20,7 +20,8 @@ from PIL import Image
 from pinxit.checkpoints.files import to_config
 from pinxit.data.images import to_tensor
 from pinxit.data.loader import Loader
-from pinxit.data.sample import BadSample, Pairs, Sample
+from pinxit.data.recolour import recolour
+from pinxit.data.sample import BadSample, Captions, Pairs, Sample
 from pinxit.models.clip import CLIP, SIZES, CLIPConfig
 from pinxit.objectives.contrastive import Contrastive
 from pinxit.objectives.objective import Batch
@@ -56,9 +57,12 @@ class Pair:
     captions: Mapping[str, float]
     crop: float = 1.0
     bpe_dropout: float = 0.0
+    recolour: float = 0.0
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
-        """Draws a caption, its spelling and a crop."""
+        """Draws a colour, a caption, its spelling and a crop."""
+        if rng.random() < self.recolour:
+            sample = recolour(sample, rng)
         caption = clean(choose(sample.captions, self.captions, rng))
         spelling = random.Random(int(rng.integers(2**63)))  # draws single numbers ten times as fast as NumPy
         ids = self.tokenizer.encode_ids(caption, self.bpe_dropout, spelling)
@@ -82,7 +86,15 @@ def crop_square(image: Image.Image, size: int, least: float, rng: np.random.Gene
     return image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + kept, top + kept))
 
 
-def train_tokenizer(pairs: Pairs, vocab_size: int, captions: Mapping[str, float], samples: int) -> Tokenizer:
+class Captioned(Protocol):
+    """Whatever has captions, by position."""
+
+    def __len__(self) -> int: ...
+
+    def captions_at(self, index: int) -> Captions: ...
+
+
+def train_tokenizer(pairs: Captioned, vocab_size: int, captions: Mapping[str, float], samples: int) -> Tokenizer:
     """BPE over the captions, of the kinds that have a weight, of at most `samples` samples spread over all pairs."""
 
     def texts() -> Iterator[str]:
@@ -117,7 +129,7 @@ def build(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
     return Run(
         objective=Contrastive(CLIP(config)),
         samples=training,
-        transform=replace(plain, crop=data.crop, bpe_dropout=data.bpe_dropout),
+        transform=replace(plain, crop=data.crop, bpe_dropout=data.bpe_dropout, recolour=data.recolour),
         config={"kind": "clip", "config": to_config(config)},
         validation=validation if len(held) else None,
         tokenizer=tokenizer.to_json(),

@@ -1,26 +1,53 @@
-"""DALL·E 1, stage by stage, as the paper trains it."""
+"""DALL·E 1, stage by stage, as the paper trains it.
+
+    pinxit train dalle1 --data SRC --out runs/dalle1
+    pinxit generate "a red apple" --model runs/dalle1
+
+First the dVAE, then its codes for all pictures, CLIP, and the transformer over captions and codes; then one folder with
+all that is needed to draw.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+import random
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from PIL import Image
 
-from pinxit.checkpoints.files import to_config
-from pinxit.data.images import to_tensor
+from pinxit.checkpoints.files import read_config, read_tensors, replace_folder, to_config, write_config, write_tensors
+from pinxit.data.images import grid, to_tensor
 from pinxit.data.loader import Loader
-from pinxit.data.sample import Pairs, Sample
-from pinxit.models.dvae import DVAE, SIZES, DVAEConfig
+from pinxit.data.recolour import recolour
+from pinxit.data.sample import Captions, Pairs, Sample
+from pinxit.errors import PinxitError
+from pinxit.jobs import encode
+from pinxit.jobs.encode import Encoded, EncodedSample
+from pinxit.models import dvae, token_transformer
+from pinxit.models.dvae import DVAE, DVAEConfig
+from pinxit.models.token_transformer import Continuation, TokenTransformer, TokenTransformerConfig
+from pinxit.objectives.next_token import NextToken, NextTokenConfig
 from pinxit.objectives.objective import Batch
 from pinxit.objectives.reconstruction import RelaxedCodes, RelaxedCodesConfig
-from pinxit.recipes.clip import crop_square
+from pinxit.recipes.clip import clip, clip_tiny, crop_square, train_tokenizer
+from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, hold_back
+from pinxit.systems.codec import Codec
+from pinxit.text.captions import choose, clean
+from pinxit.text.tokenizer import Tokenizer, pad_per_position
+from pinxit.tokens.sampler import Choice, sample, uniforms
 from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig
+
+VALIDATION_BATCH = 64
+
+# Stage one: the dVAE.
 
 
 @dataclass(frozen=True)
@@ -40,9 +67,12 @@ class Pixels:
     size: int
     crop: float = 1.0
     flip: bool = False
+    recolour: float = 0.0
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
-        """Draws a crop and a side."""
+        """Draws a colour, a crop and a side."""
+        if rng.random() < self.recolour:
+            sample = recolour(sample, rng)
         pixels = to_tensor(crop_square(sample.image, self.size, self.crop, rng))
         return {"pixels": pixels.flip(2) if self.flip and rng.random() < 0.5 else pixels}
 
@@ -63,7 +93,7 @@ def build_dvae(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
     return Run(
         objective=RelaxedCodes(DVAE(config), recipe.objective, examples),
         samples=training,
-        transform=replace(plain, crop=data.crop, flip=data.flip),
+        transform=replace(plain, crop=data.crop, flip=data.flip, recolour=data.recolour),
         config={"kind": "dvae", "config": to_config(config)},
         validation=validation if len(held) else None,
         card=lambda metrics: dvae_card(config, context.data, data.licence, metrics),
@@ -83,15 +113,231 @@ On pictures held back from training, through hard codes:
 """
 
 
-def dalle1_dvae() -> Recipe:
+# Stage two: the codes, once.
+
+
+@dataclass(frozen=True)
+class Views:
+    """Each of the pairs several times: as it is, then varied, always in the same way."""
+
+    pairs: Pairs
+    views: int
+    recolour: float
+    crop: float
+    size: int
+
+    @property
+    def name(self) -> str:
+        return self.pairs.name
+
+    @property
+    def fingerprint(self) -> str:
+        return self.pairs.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.pairs) * self.views
+
+    def __getitem__(self, index: int) -> Sample:
+        which, view = divmod(index, self.views)
+        sample = self.pairs[which]
+        if view == 0:
+            return sample
+        rng = np.random.default_rng([which, view])
+        varied = recolour(sample, rng) if rng.random() < self.recolour else sample
+        return replace(varied, key=f"{sample.key}#{view}", image=crop_square(varied.image, self.size, self.crop, rng))
+
+    def captions_at(self, index: int) -> Captions:
+        return self[index].captions
+
+
+@dataclass(frozen=True)
+class TokensStage:
+    """The codes of all pictures, in several views each."""
+
+    name: str
+    data: DataConfig
+    views: int = 1
+    """How often each picture is encoded; all but the first time varied."""
+    crop: float = 0.9
+    """The least share of the centre square that a varied view keeps."""
+    summary: str = "Encode the pictures once and keep the codes."
+
+    settings: ClassVar[tuple[str, ...]] = ("data", "views", "crop")
+
+    def done(self, out: Path) -> bool:
+        """Whether all codes are there, from these settings and from the dVAE that lies beside them."""
+        source = encode.source_of(out)
+        if source is None or source["recipe"] != self._recipe():
+            return False
+        dvae = out.parent / "dvae" / "model"
+        return not dvae.exists() or bool(source["dvae"] == _fingerprint(dvae))
+
+    def run(self, context: Context) -> None:
+        """Encodes with the pipeline's dVAE; the leading process works, the others wait."""
+        if context.world.leads:
+            pairs = context.pairs(self.data)
+            folder = context.model("dvae")
+            source = {
+                "data": {"source": context.data, "samples": len(pairs), "fingerprint": pairs.fingerprint},
+                "recipe": self._recipe(),
+                "dvae": _fingerprint(folder),
+            }
+            views = Views(pairs, self.views, self.data.recolour, self.crop, self.data.size)
+            encode.encode(views, Codec.from_checkpoint(folder, context.world.device), context.out, source)
+        context.world.wait()
+
+    def _recipe(self) -> dict[str, Any]:
+        return {"data": to_config(self.data), "views": self.views, "crop": self.crop}
+
+
+def _fingerprint(folder: Path) -> dict[str, Any]:
+    """What tells one trained network from another."""
+    config = read_config(folder)
+    return {name: config.get(name) for name in ("config", "step", "metrics")}
+
+
+# Stage three: the transformer over text and codes.
+
+
+@dataclass(frozen=True)
+class TextDataConfig(DataConfig):
+    """Captions for the transformer; the pictures are codes by now."""
+
+    bpe_dropout: float = 0.1
+    """Probability of passing over a merge, so that one caption is spelt in many ways (appendix B)."""
+    caption_dropout: float = 0.1
+    """The share of captions left out, so that guidance has something to compare with."""
+    tokenizer_samples: int = 100_000
+    """Samples whose captions the tokenizer is trained on."""
+    prompts: tuple[str, ...] = ()
+    """What the previews show; captions of pictures held back where there are none."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An encoded sample -> `text` l and `image` n, both ids."""
+
+    tokenizer: Tokenizer
+    length: int
+    captions: Mapping[str, float]
+    bpe_dropout: float = 0.0
+    caption_dropout: float = 0.0
+
+    def __call__(self, sample: EncodedSample, rng: np.random.Generator) -> dict[str, Any]:
+        """Draws a caption, or none, and its spelling."""
+        ids: list[int] = []
+        if rng.random() >= self.caption_dropout:
+            caption = clean(choose(sample.captions, self.captions, rng))
+            ids = self.tokenizer.encode_ids(caption, self.bpe_dropout, random.Random(int(rng.integers(2**63))))
+        return {"text": pad_per_position([ids], self.length, self.tokenizer.vocab_size)[0], "image": sample.codes}
+
+
+def build_transformer(recipe: Recipe, context: Context, pairs: Pairs) -> Run:  # noqa: ARG001
+    """The transformer over the codes that the stage before has kept."""
+    asked, data = recipe.model, recipe.data
+    assert isinstance(asked, TokenTransformerConfig)
+    assert isinstance(data, TextDataConfig)
+    encoded = Encoded.load(context.part("tokens"))
+    codec = Codec.from_checkpoint(context.model("dvae"), torch.device("cpu"))
+    if (asked.image_vocabulary, asked.grid) != (encoded.codes, encoded.grid):
+        raise PinxitError(
+            f"The codes are {encoded.grid} of {encoded.codes}, the transformer expects {asked.grid} of "
+            f"{asked.image_vocabulary}. Set model.grid and model.image_vocabulary to fit."
+        )
+    training, held = encoded.hold_back(data.validation)
+    tokenizer = train_tokenizer(training, asked.text_vocabulary, data.captions, data.tokenizer_samples)
+    config = replace(asked, text_vocabulary=tokenizer.vocab_size)
+    network = TokenTransformer(config)
+    plain = Stream(tokenizer, config.text_length, data.captions)
+
+    def validation() -> Iterator[Batch]:
+        batch = min(VALIDATION_BATCH, len(held))
+        return islice(iter(Loader(held, batch_size=batch, transform=plain, seed=0, shuffle=False)), len(held) // batch)
+
+    shorts = (held.captions_at(i) for i in range(len(held)))
+    prompts = data.prompts or tuple(next(iter(captions.values()))[0] for captions in islice(shorts, 16))
+
+    def paint() -> Image.Image | None:
+        return _paint(network, codec, tokenizer, prompts) if prompts else None
+
+    return Run(
+        objective=NextToken(network, recipe.objective, paint),
+        samples=training,
+        transform=replace(plain, bpe_dropout=data.bpe_dropout, caption_dropout=data.caption_dropout),
+        config={"kind": "token_transformer", "config": to_config(config)},
+        validation=validation if len(held) else None,
+        tokenizer=tokenizer.to_json(),
+    )
+
+
+def _paint(network: TokenTransformer, codec: Codec, tokenizer: Tokenizer, prompts: Sequence[str]) -> Image.Image:
+    ids = [tokenizer.encode_ids(clean(prompt)) for prompt in prompts]
+    text = torch.from_numpy(pad_per_position(ids, network.config.text_length, tokenizer.vocab_size))
+    next_logits = Continuation(network, text.to(network.text_position.device))
+    codes = sample(next_logits, uniforms(range(len(prompts)), network.config.image_length), Choice(top_p=0.95))
+    return grid(codec.decode(codes.cpu().view(-1, *network.config.grid)), 8)
+
+
+# The system: all parts in one folder.
+
+
+@dataclass(frozen=True)
+class ModelStage:
+    """One folder with all that drawing needs, in half precision."""
+
+    name: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Sampling settings that this model draws best with."""
+    licence: str = "that of the training pictures"
+    card: str = ""
+    """The model's card, in Markdown."""
+    summary: str = "Put all parts into one folder."
+
+    settings: ClassVar[tuple[str, ...]] = ("defaults", "licence")
+    parts: ClassVar[dict[str, str]] = {"dvae": "dvae", "clip": "clip", "transformer": "transformer"}
+
+    def done(self, out: Path) -> bool:
+        """Whether the folder holds these very parts."""
+        try:
+            made = read_config(out)["made_from"]
+            return bool(made == {part: _fingerprint(out.parent / part / "model") for part in self.parts})
+        except (PinxitError, KeyError):
+            return False
+
+    def run(self, context: Context) -> None:
+        """Copies the parts."""
+        if context.world.leads:
+            folders = {part: context.model(part) for part in self.parts}
+            with replace_folder(context.out) as partial:
+                config = {"kind": "dalle1", "parts": list(folders), "defaults": dict(self.defaults)}
+                made = {part: _fingerprint(folder) for part, folder in folders.items()}
+                write_config(partial, {**config, "licence": self.licence, "made_from": made})
+                (partial / "README.md").write_text(self.card or "# DALL·E 1\n", encoding="utf-8")
+                for part, folder in folders.items():
+                    _copy_part(folder, partial / part, self.parts[part])
+        context.world.wait()
+
+
+def _copy_part(source: Path, target: Path, network: str) -> None:
+    target.mkdir()
+    write_config(target, read_config(source))
+    write_tensors(target, network, read_tensors(source, network), torch.float16)
+    if (source / "tokenizer.json").exists():
+        shutil.copyfile(source / "tokenizer.json", target / "tokenizer.json")
+
+
+# The recipes.
+
+
+def dalle1_dvae(size: str = "small-64") -> Recipe:
     """Codes for 64-pixel pictures."""
     return Recipe(
         name="dalle1-dvae",
         summary="The discrete VAE of DALL·E 1: pictures to 8x8 codes and back.",
         hardware="2 cores",
         hours=0.6,
-        expected="",
-        model=SIZES["small-64"],
+        expected="22 dB and all codes used on emoji, 28 dB on scenes",
+        model=dvae.SIZES[size],
         objective=RelaxedCodesConfig(
             kl_weight=0.05,
             kl_warmup=500,
@@ -100,8 +346,114 @@ def dalle1_dvae() -> Recipe:
             continuous=3_000,
             least_log_scale=-1.5,
         ),
-        data=PictureDataConfig(size=64),
+        data=PictureDataConfig(size=dvae.SIZES[size].size),
         optimizer=OptimizerConfig(lr=3e-3, betas=(0.9, 0.99), weight_decay=0.01, warmup=100, floor=0.02),
         training=TrainingConfig(steps=10_000, batch_size=32, ema_decay=0.998, channels_last=True),
         build=build_dvae,
+    )
+
+
+def dalle1_dvae_tiny() -> Recipe:
+    """The same in seconds: 32 pixels to 4x4 codes."""
+    recipe = dalle1_dvae("tiny-32")
+    return replace(
+        recipe,
+        name="dalle1-dvae-tiny",
+        summary="The recipe dalle1-dvae at 32 pixels, in seconds.",
+        hardware="1 core",
+        hours=0.003,
+        expected="15 dB on 2,000 scenes",
+        objective=replace(recipe.objective, continuous=60, anneal=60, kl_warmup=20),
+        data=replace(recipe.data, validation=64),
+        optimizer=replace(recipe.optimizer, warmup=10),
+        training=replace(recipe.training, steps=150, ema_decay=0.98),
+    )
+
+
+def dalle1_tokens() -> TokensStage:
+    """The codes for `dalle1-transformer`."""
+    return TokensStage(name="dalle1-tokens", data=DataConfig(size=64))
+
+
+def dalle1_tokens_tiny() -> TokensStage:
+    """The codes for `dalle1-transformer-tiny`."""
+    return TokensStage(name="dalle1-tokens-tiny", data=DataConfig(size=32))
+
+
+def dalle1_transformer(size: str = "small-64") -> Recipe:
+    """The transformer over 32 text tokens and 8x8 codes."""
+    return Recipe(
+        name="dalle1-transformer",
+        summary="The transformer of DALL·E 1: captions to codes.",
+        hardware="2 cores",
+        hours=1.0,
+        expected="following of 90 % on scenes",
+        model=token_transformer.SIZES[size],
+        objective=NextTokenConfig(),
+        data=TextDataConfig(size=dvae.SIZES[size].size),
+        optimizer=OptimizerConfig(lr=1.5e-3, betas=(0.9, 0.96), weight_decay=4.5e-2, warmup=300, clip=1.0),
+        training=TrainingConfig(steps=10_000, batch_size=64, ema_decay=0.999),
+        build=build_transformer,
+    )
+
+
+def dalle1_transformer_tiny() -> Recipe:
+    """The same in seconds, over the codes of `dalle1-tokens-tiny`."""
+    recipe = dalle1_transformer("tiny-32")
+    return replace(
+        recipe,
+        name="dalle1-transformer-tiny",
+        summary="The recipe dalle1-transformer over 4x4 codes, in seconds.",
+        hardware="1 core",
+        hours=0.003,
+        expected="an image loss of 3 nats per code (chance: 4.2)",
+        data=replace(recipe.data, validation=64),
+        optimizer=replace(recipe.optimizer, warmup=20),
+        training=replace(recipe.training, steps=150, ema_decay=0.98),
+    )
+
+
+def dalle1_model() -> ModelStage:
+    """The three parts in one folder."""
+    return ModelStage(name="dalle1-model")
+
+
+def dalle1_model_tiny() -> ModelStage:
+    """The three tiny parts in one folder."""
+    return ModelStage(name="dalle1-model-tiny")
+
+
+def dalle1() -> Pipeline:
+    """All of it at 64 pixels, on pictures of your own."""
+    return Pipeline(
+        name="dalle1",
+        summary="DALL·E 1 at 64 pixels, from pictures with captions to pictures from text.",
+        hardware="2 cores",
+        hours=2.5,
+        expected="recognisable pictures of what the captions name often",
+        stages={
+            "dvae": dalle1_dvae(),
+            "tokens": dalle1_tokens(),
+            "clip": replace(clip(), training=replace(clip().training, steps=1_500)),
+            "transformer": dalle1_transformer(),
+            "model": dalle1_model(),
+        },
+    )
+
+
+def dalle1_tiny() -> Pipeline:
+    """All of it at 32 pixels, in a minute."""
+    return Pipeline(
+        name="dalle1-tiny",
+        summary="DALL·E 1 at 32 pixels in a minute, for tests and first tries.",
+        hardware="1 core",
+        hours=0.015,
+        expected="blots in the right colours",
+        stages={
+            "dvae": dalle1_dvae_tiny(),
+            "tokens": dalle1_tokens_tiny(),
+            "clip": clip_tiny(),
+            "transformer": dalle1_transformer_tiny(),
+            "model": dalle1_model_tiny(),
+        },
     )

@@ -47,6 +47,8 @@ class DataConfig:
     """Pictures held back for validation, though never more than a tenth of all."""
     exclude: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Samples to leave out, by what their source says of them besides: `{"style": ("openmoji",)}`."""
+    recolour: float = 0.0
+    """The share of pictures that are shown in another colour, with a caption that says so (`data.recolour`)."""
     licence: str = "that of the training pictures"
     """Goes into the model's config.json."""
 

@@ -49,7 +49,7 @@ class Kind:
 
 
 KINDS = {
-    "dalle1": Kind("pinxit.systems.dalle1:DALLE1", ("generate", "complete", "reconstruct")),
+    "dalle1": Kind("pinxit.systems.dalle1:DALLE1", ("generate", "complete", "encode", "decode", "reconstruct")),
     "dvae": Kind("pinxit.systems.codec:Codec", ("encode", "decode", "reconstruct")),
     "clip": Kind("pinxit.systems.clip:CLIPSystem", ("encode_image", "encode_text", "classify")),
 }

@@ -47,7 +47,10 @@ def draw(logits: Tensor, uniform: Tensor, choice: Choice) -> Tensor:
 
 
 def restrict(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
-    """Logits b k with -inf where `top_k` or `top_p` forbids. Ties at the border stay in; the likeliest always does."""
+    """Logits b k with -inf where `top_k` or `top_p` forbids. What ties with the k-th stays in; the likeliest always does.
+
+    `top_p` is a share of what `top_k` left.
+    """
     if top_k is not None and top_k < logits.shape[-1]:
         least = logits.topk(top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
@@ -55,6 +58,7 @@ def restrict(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
         ranked, order = logits.sort(-1, descending=True)
         p = ranked.softmax(-1)
         beyond = p.cumsum(-1) - p >= top_p
+        beyond[:, 0] = False
         logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -torch.inf)
     return logits
 

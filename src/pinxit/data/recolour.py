@@ -1,0 +1,72 @@
+"""Pictures in another colour, with captions that say so: how a small set learns that "a blue cat" is a cat, in blue."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from pinxit.data.sample import Sample
+
+COLOURS = {
+    "red": (214, 40, 40),
+    "orange": (245, 130, 32),
+    "yellow": (250, 205, 40),
+    "green": (50, 160, 70),
+    "blue": (40, 110, 225),
+    "purple": (135, 70, 190),
+    "pink": (240, 120, 170),
+    "brown": (130, 80, 45),
+}
+
+_COLOUR_WORD = re.compile(rf"\b({'|'.join([*COLOURS, 'black', 'white', 'grey', 'gray'])})\b", re.IGNORECASE)
+_ARTICLE = re.compile(r"^(an?|the)\s+", re.IGNORECASE)
+_LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+def recolour(sample: Sample, rng: np.random.Generator) -> Sample:
+    """The sample in one of `COLOURS`, drawn by `rng`, with only those captions that can be made true.
+
+    A sample whose short caption is in parts ("flag: Norway", "woman: dark skin tone") stays as it is.
+    """
+    shorts = sample.captions.get("short", ())
+    if not shorts or any(":" in text for text in shorts):
+        return sample
+    name = list(COLOURS)[int(rng.integers(len(COLOURS)))]
+    captions = {"short": tuple(in_colour(text, name) for text in shorts)}
+    longs = (text for text in sample.captions.get("long", ()) if shorts[0] in text)
+    captions["long"] = tuple(text.replace(shorts[0], in_colour(shorts[0], name)) for text in longs)
+    captions["alt"] = tuple(f"{name}, {_COLOUR_WORD.sub(name, text)}" for text in sample.captions.get("alt", ()))
+    said = {kind: texts for kind, texts in captions.items() if texts}
+    return replace(sample, image=tint(sample.image, COLOURS[name]), captions=said)
+
+
+def in_colour(text: str, name: str) -> str:
+    """The caption with its colour replaced, or named in front of the thing: "a cat" -> "a blue cat"."""
+    if _COLOUR_WORD.search(text):
+        return _COLOUR_WORD.sub(name, text)
+    article = _ARTICLE.match(text)
+    if article is None:
+        return f"{name} {text}"
+    return (
+        f"{'the' if article[1].lower() == 'the' else 'an' if name == 'orange' else 'a'} {name} {text[article.end() :]}"
+    )
+
+
+def tint(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    """The picture in shades from black over `colour` to white; black and white stay, and with them outlines and eyes.
+
+    Brightness is bent so that what is not white has, on average, the brightness of the colour.
+    """
+    light = (np.asarray(image, dtype=np.float32) / 255) @ _LUMINANCE
+    target = np.array(colour, dtype=np.float32) / 255
+    middle = float(target @ _LUMINANCE)
+    seen = light[light < 0.97]
+    average = min(max(float(seen.mean()) if seen.size else 0.5, 0.05), 0.95)
+    light = light ** min(max(math.log(middle) / math.log(average), 0.4), 4.0)
+    dark = light[..., None] / middle * target
+    bright = target + (light[..., None] - middle) / (1 - middle) * (1 - target)
+    return Image.fromarray((np.where(light[..., None] <= middle, dark, bright) * 255).round().astype(np.uint8))

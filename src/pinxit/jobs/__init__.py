@@ -1,0 +1,1 @@
+"""Resumable maps over data that is too slow to do twice."""

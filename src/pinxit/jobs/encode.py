@@ -1,0 +1,171 @@
+"""Turning pictures into codes once and keeping them: what `pinxit encode` writes and priors train on.
+
+A folder of parts, `part-00000/` and so on, each with `codes.safetensors` (int32 b n), `samples.jsonl` (key, captions)
+and `config.json`, and a `config.json` of its own, which is written last and says that all are there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pinxit.checkpoints.files import read_config, read_tensors, replace_folder, write_config, write_tensors
+from pinxit.data.faults import Faults
+from pinxit.data.sample import BadSample, Captions, Pairs, Sample
+from pinxit.errors import PinxitError
+from pinxit.systems.codec import Codec
+
+KIND = "codes"
+PART = 4096
+"""Samples that are encoded between two savings."""
+
+BATCH = 64
+"""Pictures that go through the codec at once."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class EncodedSample:
+    """The codes of a picture, int64 n, with its captions."""
+
+    key: str
+    codes: np.ndarray[tuple[int], np.dtype[np.int64]]
+    captions: Captions
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Encoded pictures with their captions, by position; all in memory, as n * 4 bytes a picture allow."""
+
+    ids: npt.NDArray[np.int32]
+    """The codes of all pictures, m n."""
+    keys: Sequence[str]
+    captions: Sequence[Captions]
+    grid: tuple[int, int]
+    """Rows and columns of codes."""
+    codes: int
+    """k, how many codes there are."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Encoded:
+        """Reads a folder that `encode` has finished."""
+        config = read_config(folder)
+        if config["kind"] != KIND:
+            raise PinxitError(f"{folder} holds {config['kind']!r}, not codes. Make them with `pinxit encode`.")
+        parts = [_part(folder, number) for number in range(config["parts"])]
+        ids = np.concatenate([read_tensors(part, "codes")["codes"].numpy() for part in parts])
+        rows = [json.loads(line) for part in parts for line in _lines(part)]
+        captions = [{kind: tuple(texts) for kind, texts in row["captions"].items()} for row in rows]
+        return cls(ids, [row["key"] for row in rows], captions, tuple(config["grid"]), config["codes"])
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> EncodedSample:
+        return EncodedSample(self.keys[index], self.ids[index].astype(np.int64), self.captions[index])
+
+    def captions_at(self, index: int) -> Captions:
+        """The captions alone."""
+        return self.captions[index]
+
+    def hold_back(self, count: int) -> tuple[Encoded, Encoded]:
+        """Those to train on, and about `count` others for validation (a tenth at most); the same ones each time.
+
+        Views of one picture, whose keys differ after a "#" only, stay together.
+        """
+        pictures = [key.partition("#")[0] for key in self.keys]
+        order = sorted(set(pictures))
+        views = len(pictures) / len(order)
+        chosen = np.random.default_rng(0).permutation(len(order))[: int(min(count / views, len(order) // 10))]
+        held = {order[i] for i in chosen}
+        return tuple(  # type: ignore[return-value]
+            self._some([i for i, picture in enumerate(pictures) if (picture in held) == wanted])
+            for wanted in (False, True)
+        )
+
+    def _some(self, positions: Sequence[int]) -> Encoded:
+        return replace(
+            self,
+            ids=self.ids[list(positions)],
+            keys=[self.keys[i] for i in positions],
+            captions=[self.captions[i] for i in positions],
+        )
+
+
+def source_of(folder: Path) -> dict[str, Any] | None:
+    """What the codes in `folder` were made from; None where they are not all there."""
+    try:
+        config = read_config(folder)
+    except PinxitError:
+        return None
+    return config.get("source") if config["kind"] == KIND else None
+
+
+def encode(
+    pairs: Pairs, codec: Codec, folder: Path, source: Mapping[str, Any], progress: Progress | None = None
+) -> None:
+    """Encodes every good sample into `folder`, from the first part that is not there yet.
+
+    `source` says what the codes are made from (JSON); parts that were made from something else are refused. Bad samples
+    are skipped, counted and named, and raise PinxitError above the limit.
+    """
+    faults = Faults()
+    parts = range(0, len(pairs), PART)
+    for number, start in enumerate(parts):
+        part, end = _part(folder, number), min(start + PART, len(pairs))
+        if (part / "config.json").exists():
+            _check_source(part, source)
+        else:
+            _encode_part(part, list(_good(pairs, range(start, end), faults)), codec, source)
+        if progress:
+            progress(end, len(pairs))
+    config = {"kind": KIND, "source": dict(source), "parts": len(parts), "grid": list(codec.grid), "codes": codec.codes}
+    with replace_folder(folder / "summary") as partial:  # whole or not at all, among the parts that are there
+        write_config(partial, config)
+    (folder / "summary" / "config.json").replace(folder / "config.json")
+    (folder / "summary").rmdir()
+
+
+def _encode_part(part: Path, samples: list[Sample], codec: Codec, source: Mapping[str, Any]) -> None:
+    batches = [samples[i : i + BATCH] for i in range(0, len(samples), BATCH)]
+    codes = [codec.encode([sample.image for sample in batch]).flatten(1) for batch in batches]
+    with replace_folder(part) as partial:
+        write_config(partial, {"kind": f"{KIND}-part", "source": dict(source)})
+        empty = torch.empty(0, codec.grid[0] * codec.grid[1], dtype=torch.int64)
+        write_tensors(partial, "codes", {"codes": torch.cat(codes or [empty]).to(torch.int32)})
+        rows = [{"key": sample.key, "captions": sample.captions} for sample in samples]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (partial / "samples.jsonl").write_text(text, encoding="utf-8")
+
+
+def _good(pairs: Pairs, indices: range, faults: Faults) -> Iterator[Sample]:
+    for index in indices:
+        faults.seen += 1
+        try:
+            yield pairs[index]
+        except BadSample as fault:
+            faults.add(fault)
+        faults.judge()
+
+
+def _check_source(part: Path, source: Mapping[str, Any]) -> None:
+    if read_config(part).get("source") != dict(source):
+        raise PinxitError(
+            f"{part.parent} holds codes of other pictures or of another codec. Give another folder, or remove that one."
+        )
+
+
+def _part(folder: Path, number: int) -> Path:
+    return folder / f"part-{number:05d}"
+
+
+def _lines(part: Path) -> list[str]:
+    return (part / "samples.jsonl").read_text(encoding="utf-8").splitlines()

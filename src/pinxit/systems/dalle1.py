@@ -1,0 +1,180 @@
+"""DALL·E 1: a transformer paints codes after a text, a dVAE turns them into pixels, CLIP chooses the best.
+
+Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self, Unpack
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pinxit.checkpoints.files import from_config, load_network, read_config
+from pinxit.errors import PinxitError
+from pinxit.models.token_transformer import Continuation, TokenTransformer, TokenTransformerConfig
+from pinxit.systems.clip import CLIPSystem
+from pinxit.systems.codec import Codec
+from pinxit.systems.picture import Picture
+from pinxit.systems.system import Progress, Settings, System
+from pinxit.text.captions import clean
+from pinxit.text.tokenizer import Tokenizer, pad_per_position
+from pinxit.tokens.sampler import Choice, NextLogits, guide, sample, uniforms
+
+BATCH = 32
+"""Pictures that are drawn at once."""
+
+
+class DALLE1(System):
+    """The three parts. Without CLIP nothing can be reranked; the rest works."""
+
+    kind = "dalle1"
+
+    def __init__(
+        self,
+        codec: Codec,
+        transformer: TokenTransformer,
+        tokenizer: Tokenizer,
+        clip: CLIPSystem | None = None,
+        defaults: Settings | None = None,
+    ) -> None:
+        config = transformer.config
+        if (config.image_vocabulary, config.grid) != (codec.codes, codec.grid):
+            raise PinxitError(
+                f"The transformer paints {config.grid} of {config.image_vocabulary} codes, but the dVAE has "
+                f"{codec.grid} of {codec.codes}. They must be trained together."
+            )
+        if config.text_vocabulary != tokenizer.vocab_size:
+            raise PinxitError(
+                f"The tokenizer has {tokenizer.vocab_size} ids, but the transformer knows {config.text_vocabulary}."
+            )
+        self.device = codec.device
+        self.codec = codec
+        self.transformer = transformer.to(self.device).eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.clip = clip
+        self.defaults: Settings = {
+            "guidance": 1.0,
+            "temperature": 1.0,
+            "top_k": None,
+            "top_p": None,
+            "rerank": None,
+            **(defaults or {}),
+        }
+
+    @classmethod
+    def from_checkpoint(cls, folder: Path, device: torch.device) -> Self:
+        """Reads config.json and the parts in `dvae/`, `transformer/` and, if it is there, `clip/`."""
+        config = read_config(folder)
+        transformer = TokenTransformer(
+            from_config(TokenTransformerConfig, read_config(folder / "transformer").get("config", {}))
+        )
+        load_network(folder / "transformer", "transformer", transformer)
+        return cls(
+            Codec.from_checkpoint(folder / "dvae", device),
+            transformer,
+            Tokenizer.load(folder / "transformer" / "tokenizer.json"),
+            CLIPSystem.from_checkpoint(folder / "clip", device) if (folder / "clip").exists() else None,
+            config.get("defaults"),
+        )
+
+    def generate(
+        self, prompt: str, n: int = 4, *, seed: int = 0, progress: Progress | None = None, **settings: Unpack[Settings]
+    ) -> list[Picture]:
+        """Paints all codes from the text."""
+        return self._draw(prompt, n, seed, None, progress, settings)
+
+    def complete(
+        self,
+        image: Image.Image,
+        prompt: str,
+        n: int = 4,
+        *,
+        keep_rows: int | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+        **settings: Unpack[Settings],
+    ) -> list[Picture]:
+        """Keeps the codes of the picture's first rows and paints the rest (figure 2 of the paper)."""
+        rows = self.codec.grid[0]
+        kept = rows // 2 if keep_rows is None else keep_rows
+        if not 0 <= kept <= rows:
+            raise PinxitError(f"{kept} rows cannot be kept: the picture has {rows} rows of codes.")
+        return self._draw(prompt, n, seed, self.codec.encode(image)[:, :kept].flatten(1), progress, settings)
+
+    def encode(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
+        """Pictures -> codes, int64 b h w."""
+        return self.codec.encode(images)
+
+    def decode(self, codes: Tensor) -> list[Image.Image]:
+        """Codes b h w -> pictures."""
+        return self.codec.decode(codes)
+
+    def reconstruct(self, images: Image.Image | Sequence[Image.Image]) -> list[Image.Image]:
+        """Pictures -> the same through the dVAE."""
+        return self.codec.reconstruct(images)
+
+    def _draw(
+        self, prompt: str, n: int, seed: int, given: Tensor | None, progress: Progress | None, settings: Settings
+    ) -> list[Picture]:
+        chosen = self.resolve(n, seed, settings)
+        if chosen["rerank"] and self.clip is None:
+            raise PinxitError(f"{self.name or 'This model'} has no CLIP, so it cannot rerank. Leave --rerank out.")
+        seeds = range(seed, seed + (chosen["rerank"] or n))
+        images = self.codec.decode(self.sample([prompt] * len(seeds), seeds, chosen, given, progress))
+        scores: list[float | None] = [None] * len(images)
+        if chosen["rerank"] and self.clip is not None:
+            scores = list(self.clip.score(images, prompt).flatten().tolist())
+        kept = {name: value for name, value in chosen.items() if value is not None}
+        pictures = [
+            Picture(image, prompt, s, self.name, kept, score)
+            for image, s, score in zip(images, seeds, scores, strict=True)
+        ]
+        return sorted(pictures, key=lambda picture: -(picture.score or 0.0))[:n]
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        settings: Settings,
+        given: Tensor | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """One grid of codes a prompt and seed, int64 b h w, in batches; `given` 1 m are the first codes of each."""
+        config = self.transformer.config
+        choice = Choice(settings["temperature"], settings["top_k"], settings["top_p"])
+        text = torch.from_numpy(self.tokenize(prompts)).to(self.device)
+        drawn: list[Tensor] = []
+        for start in range(0, len(prompts), BATCH):
+            rows = text[start : start + BATCH]
+            next_logits: NextLogits
+            if settings["guidance"] == 1:
+                next_logits = Continuation(self.transformer, rows)
+            else:
+                both = torch.cat([rows, self.transformer.empty_captions(len(rows))])
+                next_logits = guide(Continuation(self.transformer, both), settings["guidance"])
+
+            def told(token: int, tokens: int, before: int = start, now: int = len(rows)) -> None:
+                if progress:
+                    progress(before * tokens + token * now, len(prompts) * tokens)
+
+            drawn.append(
+                sample(
+                    next_logits,
+                    uniforms(seeds[start : start + BATCH], config.image_length),
+                    choice,
+                    given=None if given is None else given.expand(len(rows), -1),
+                    progress=told,
+                )
+            )
+        return torch.cat(drawn).view(-1, *config.grid)
+
+    def tokenize(self, prompts: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+        """Texts -> ids b l, each padded with the pads of its positions; longer ones are cut."""
+        ids = [self.tokenizer.encode_ids(clean(prompt)) for prompt in prompts]
+        return pad_per_position(ids, self.transformer.config.text_length, self.tokenizer.vocab_size)
