@@ -47,9 +47,9 @@ def draw(logits: Tensor, uniform: Tensor, choice: Choice) -> Tensor:
 
 
 def restrict(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
-    """Logits b k with -inf where `top_k` or `top_p` forbids. What ties with the k-th stays in; the likeliest always does.
+    """Logits b k with -inf where `top_k`, or `top_p` of what that left, forbids.
 
-    `top_p` is a share of what `top_k` left.
+    What ties with the k-th likeliest stays in, and the likeliest always does.
     """
     if top_k is not None and top_k < logits.shape[-1]:
         least = logits.topk(top_k, dim=-1).values[:, -1:]
