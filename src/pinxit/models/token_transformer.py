@@ -83,7 +83,7 @@ class TokenTransformer(nn.Module):
         self.text_head = nn.Linear(config.width, texts, bias=False)
         self.image_head = nn.Linear(config.width, config.image_vocabulary, bias=False)
         self.patterns = paper_patterns(config.depth) if config.attention == "paper" else ()
-        for pattern in set(self.patterns):
+        for pattern in dict.fromkeys(self.patterns):  # in order: data-parallel processes pair buffers by it
             self.register_buffer(
                 f"{pattern}_mask", stream_mask(pattern, config.text_length, rows, columns), persistent=False
             )
