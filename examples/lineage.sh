@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# The whole way at toy size, in a few minutes on one core: data, training, pictures, completion, search.
+# Usage: bash examples/lineage.sh [FOLDER]
+set -euo pipefail
+out=${1:-runs/lineage}
+
+# Drawn pictures with captions: no download.
+pinxit data check scenes:500
+pinxit train dalle1-tiny --data scenes:2000 --out "$out"
+
+# From text; then the same with CLIP choosing among sixteen.
+pinxit generate "a red circle" --model "$out" --seed 0 -n 4 -o "$out/circle.png"
+pinxit generate "a red circle" --model "$out" --seed 0 -n 4 --rerank 16 -o "$out/best.png"
+
+# Through the codes and back; from its upper half; by label; by text.
+pinxit data make scenes "$out/pictures" --n 200 --size 32
+pinxit reconstruct "$out/circle.png" --model "$out" -o "$out/reconstructed"
+pinxit complete "$out/circle.png" "a blue square" --model "$out" -n 4 -o "$out/completed.png"
+pinxit classify "$out/circle.png" --model "$out" --labels circle,square,star --template "a {}"
+pinxit search "two red stars" --in "$out/pictures" --model "$out" -o "$out/found.png"
