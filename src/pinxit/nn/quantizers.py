@@ -15,9 +15,9 @@ def gumbel_softmax(logits: Tensor, temperature: float, *, dim: int = 1) -> Tenso
 
     The noise comes from torch's global generator. As `temperature` falls to 0 the sample becomes one-hot.
     """
-    logits = logits.float()
-    noise = -torch.empty_like(logits).exponential_().log_()
-    return F.softmax((logits + noise) / temperature, dim=dim)
+    logits = logits.float().movedim(dim, -1)  # sums over neighbours in memory are several times as fast
+    noise = torch.rand_like(logits).log_().neg_().log_()  # minus Gumbel; torch's exponentials are slow on a CPU
+    return F.softmax((logits - noise) / temperature, dim=-1).movedim(-1, dim)
 
 
 def uniform_divergence(logits: Tensor, *, dim: int = 1) -> Tensor:
@@ -25,8 +25,8 @@ def uniform_divergence(logits: Tensor, *, dim: int = 1) -> Tensor:
 
     Zero where every code is equally likely, log k where one code is certain.
     """
-    log_q = F.log_softmax(logits.float(), dim=dim)
-    return (log_q.exp() * log_q).sum(dim) + math.log(logits.shape[dim])
+    log_q = F.log_softmax(logits.float().movedim(dim, -1), dim=-1)
+    return (log_q.exp() * log_q).sum(-1) + math.log(logits.shape[dim])
 
 
 def usage(counts: Tensor) -> tuple[float, float]:
@@ -92,13 +92,12 @@ class CosineCodes(nn.Module):
     def logits(self, features: Tensor) -> Tensor:
         """b c h w -> b k h w, in float32."""
         with torch.autocast(features.device.type, enabled=False):
-            return (
-                torch.einsum("bdhw,kd->bkhw", self.continuous(features.float()), self.codebook) * self.log_scale.exp()
-            )
+            cosines = self.continuous(features.float()).permute(0, 2, 3, 1) @ self.codebook.t()
+            return (cosines * self.log_scale.exp()).permute(0, 3, 1, 2)
 
     def mix(self, weights: Tensor) -> Tensor:
         """Weights of the codes, b k h w -> b d h w."""
-        return torch.einsum("bkhw,kd->bdhw", weights, self.codebook)
+        return (weights.permute(0, 2, 3, 1) @ self.codebook).permute(0, 3, 1, 2)
 
     def look_up(self, ids: Tensor) -> Tensor:
         """b h w -> b d h w."""
