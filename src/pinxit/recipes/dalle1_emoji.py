@@ -106,7 +106,7 @@ def dalle1_emoji() -> Pipeline:
                 dvae,
                 objective=replace(dvae.objective, continuous=4_500, anneal=7_000),
                 data=PictureDataConfig(**DATA),
-                training=replace(dvae.training, steps=16_000),
+                training=replace(dvae.training, steps=12_000),
             ),
             "tokens": TokensStage(name="dalle1-tokens", data=DataConfig(**DATA, recolour=0.7), views=4, crop=0.97),
             "clip": replace(

@@ -1,0 +1,86 @@
+"""DALL·E 1 on drawn scenes, whose truth is known, so that what it paints can be judged.
+
+pinxit train dalle1-scenes --data scenes:60000 --out runs/dalle1-scenes
+pinxit evaluate runs/dalle1-scenes --data scenes:1000:held-in --rerank 16
+pinxit evaluate runs/dalle1-scenes --data scenes:1000:held-out --rerank 16
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pinxit.models.dvae import DVAEConfig
+from pinxit.models.token_transformer import TokenTransformerConfig
+from pinxit.recipes.clip import CLIPDataConfig, clip
+from pinxit.recipes.dalle1 import (
+    ModelStage,
+    PictureDataConfig,
+    TextDataConfig,
+    TokensStage,
+    dalle1_dvae,
+    dalle1_tiny,
+    dalle1_transformer,
+)
+from pinxit.recipes.pipeline import Pipeline
+from pinxit.recipes.recipe import DataConfig
+
+CAPTIONS = {"short": 1.0, "long": 0.1, "alt": 0.1}
+"""Mostly what will be asked for."""
+
+PROMPTS = (
+    "a red circle",
+    "a blue star",
+    "a green square and a yellow heart",
+    "three purple triangles",
+    "two orange rings",
+    "a red star left of a blue circle",
+    "a yellow cross above a green square",
+    "four pink hearts",
+)
+
+CODEC = DVAEConfig(size=64, codes=1_024, widths=(128, 256), blocks=2, vector=12, cosine=True, patch=4)
+
+TRANSFORMER = TokenTransformerConfig(
+    text_vocabulary=640, text_length=24, image_vocabulary=1_024, grid=(8, 8), width=256, depth=6, heads=4
+)
+
+
+def dalle1_scenes() -> Pipeline:
+    """The whole of it, within 90 minutes on two cores."""
+    dvae, transformer = dalle1_dvae(), dalle1_transformer()
+    return Pipeline(
+        name="dalle1-scenes",
+        summary="DALL·E 1 on drawn scenes of shapes, to be judged by how it follows the text.",
+        hardware="2 cores",
+        hours=1.5,
+        expected="not measured yet",
+        stages={
+            "dvae": replace(
+                dvae,
+                model=CODEC,
+                objective=replace(dvae.objective, continuous=2_500, anneal=3_000),
+                data=PictureDataConfig(size=64),
+                training=replace(dvae.training, steps=6_500),
+            ),
+            "tokens": TokensStage(name="dalle1-tokens", data=DataConfig(size=64)),
+            "clip": replace(
+                clip(),
+                data=CLIPDataConfig(size=64, captions=CAPTIONS),
+                training=replace(clip().training, steps=1_000, batch_size=128),
+            ),
+            "transformer": replace(
+                transformer,
+                model=TRANSFORMER,
+                data=TextDataConfig(size=64, captions=CAPTIONS, prompts=PROMPTS),
+                training=replace(transformer.training, steps=7_000),
+            ),
+            "model": ModelStage(name="dalle1-model", defaults={"guidance": 2.0, "top_p": 0.95}),
+        },
+    )
+
+
+def dalle1_scenes_tiny() -> Pipeline:
+    """The same at 32 pixels, in a minute."""
+    return replace(
+        dalle1_tiny(), name="dalle1-scenes-tiny", summary="The recipe dalle1-scenes at 32 pixels, in a minute."
+    )
