@@ -40,7 +40,8 @@ class Block(nn.Module):
     ) -> Tensor:
         """`x` b n d -> b n d; the other arguments as in `Attention`."""
         x = x + self.attention(self.attention_norm(x), mask=mask, causal=causal, cache=cache, layer=layer)
-        return x + self.mlp(self.mlp_norm(x))
+        y: Tensor = x + self.mlp(self.mlp_norm(x))
+        return y
 
 
 class Transformer(nn.Module):
