@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pinxit.data.images import grid, to_pil
+from pinxit.errors import PinxitError
 from pinxit.nn.logit_laplace import negative_log_likelihood, to_pixels
 from pinxit.nn.quantizers import CosineCodes, DirectCodes, gumbel_softmax, uniform_divergence, usage
 from pinxit.nn.similarity import psnr, ssim
@@ -87,7 +88,7 @@ class RelaxedCodes(Objective):
             numbers: dict[str, Tensor | float] = {}
         else:
             logits = self.dvae.codes.logits(features)
-            temperature = ramp(*c.temperature, step / c.anneal)
+            temperature = ramp(*c.temperature, step / max(c.anneal, 1))
             vectors = self.dvae.codes.mix(gumbel_softmax(logits, temperature))
             kl = uniform_divergence(logits).mean()
             numbers = {"temperature": temperature, "kl": kl}
@@ -101,7 +102,10 @@ class RelaxedCodes(Objective):
     def _directions(self, features: Tensor) -> Tensor:
         codes = self.dvae.codes
         if not isinstance(codes, CosineCodes):
-            raise ValueError("Only cosine codes have a continuous phase: set objective.continuous to 0.")
+            raise PinxitError(
+                f"Only cosine codes have a continuous phase, of {self.config.continuous} steps here: set "
+                "model.cosine=true or objective.continuous=0."
+            )
         directions = codes.continuous(features)
         codes.follow(directions)
         noise = torch.randn_like(directions) * directions.shape[1] ** -0.5
@@ -123,11 +127,15 @@ class RelaxedCodes(Objective):
             "code_perplexity": perplexity,
         }
 
-    def preview(self) -> Image.Image:
-        """Rows of examples, each above its reconstructions."""
-        drawn = self.dvae.decode(self.dvae.encode(self.examples))
-        rows = [rows[i : i + 8] for i in range(0, len(drawn), 8) for rows in (self.examples, drawn)]
-        return grid([to_pil(picture) for row in rows for picture in row], 8)
+    def preview(self) -> Image.Image | None:
+        """Rows of up to eight examples, each above its reconstructions; None where there are no examples."""
+        if not len(self.examples):
+            return None
+        columns = min(8, len(self.examples))
+        examples = self.examples[: len(self.examples) // columns * columns]
+        drawn = self.dvae.decode(self.dvae.encode(examples))
+        rows = [rows[i : i + columns] for i in range(0, len(drawn), columns) for rows in (examples, drawn)]
+        return grid([to_pil(picture) for row in rows for picture in row], columns)
 
 
 def ramp(first: float, last: float, progress: float) -> float:
