@@ -68,3 +68,10 @@ def test_each_picture_is_judged_alone() -> None:
     a, b = pictures()
     for measure in (psnr, ssim):
         torch.testing.assert_close(measure(a, b)[1:2], measure(a[1:2], b[1:2]))
+
+
+def test_ssim_is_the_same_under_autocast() -> None:
+    a, b = torch.rand(2, 2, 3, 32, 32) * 2 - 1
+    expected = ssim(a, b)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(ssim(a, b), expected)

@@ -28,8 +28,9 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     def blur(v: Tensor) -> Tensor:
         return F.conv2d(F.conv2d(v, window, groups=3), window.transpose(2, 3), groups=3)
 
-    mean_x, mean_y = blur(x), blur(y)
-    var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
-    covariance = blur(x * y) - mean_x * mean_y
+    with torch.autocast(x.device.type, enabled=False):  # variances are small differences: bfloat16 would lose them
+        mean_x, mean_y = blur(x), blur(y)
+        var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
+        covariance = blur(x * y) - mean_x * mean_y
     likeness = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     return (likeness / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean((1, 2, 3))
