@@ -113,7 +113,7 @@ def dalle1_emoji() -> Pipeline:
                 clip(),
                 model=CLIP_SIZE,
                 data=CLIPDataConfig(**DATA, captions=CAPTIONS, recolour=0.5),
-                training=replace(clip().training, steps=2_500, batch_size=128),
+                training=replace(clip().training, steps=1_500, batch_size=128),
             ),
             "transformer": replace(
                 transformer,
