@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from pinxit.data.sample import Sample
+from pinxit.data.sample import Captions, Sample
 
 COLOURS = {
     "red": (214, 40, 40),
@@ -27,19 +27,27 @@ _ARTICLE = re.compile(r"^(an?|the)\s+", re.IGNORECASE)
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
+def recolourable(captions: Captions) -> bool:
+    """Whether the captions stay true with a colour: there is a short one, and it is not in parts, as "flag: Norway"."""
+    shorts = captions.get("short", ())
+    return bool(shorts) and not any(":" in text for text in shorts)
+
+
 def recolour(sample: Sample, rng: np.random.Generator) -> Sample:
     """The sample in one of `COLOURS`, drawn by `rng`, with only those captions that can be made true.
 
-    A sample whose short caption is in parts ("flag: Norway", "woman: dark skin tone") stays as it is.
+    One that is not `recolourable` comes back as it is.
     """
-    shorts = sample.captions.get("short", ())
-    if not shorts or any(":" in text for text in shorts):
+    if not recolourable(sample.captions):
         return sample
+    shorts = sample.captions["short"]
     name = list(COLOURS)[int(rng.integers(len(COLOURS)))]
-    captions = {"short": tuple(in_colour(text, name) for text in shorts)}
     longs = (text for text in sample.captions.get("long", ()) if shorts[0] in text)
-    captions["long"] = tuple(text.replace(shorts[0], in_colour(shorts[0], name)) for text in longs)
-    captions["alt"] = tuple(f"{name}, {_COLOUR_WORD.sub(name, text)}" for text in sample.captions.get("alt", ()))
+    captions = {
+        "short": tuple(in_colour(text, name) for text in shorts),
+        "long": tuple(text.replace(shorts[0], in_colour(shorts[0], name)) for text in longs),
+        "alt": tuple(f"{name}, {_COLOUR_WORD.sub(name, text)}" for text in sample.captions.get("alt", ())),
+    }
     said = {kind: texts for kind, texts in captions.items() if texts}
     return replace(sample, image=tint(sample.image, COLOURS[name]), captions=said)
 

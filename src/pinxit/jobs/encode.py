@@ -79,7 +79,7 @@ class Encoded:
     def hold_back(self, count: int) -> tuple[Encoded, Encoded]:
         """Those to train on, and about `count` others for validation (a tenth at most); the same ones each time.
 
-        Views of one picture, whose keys differ after a "#" only, stay together.
+        Versions of one picture, whose keys differ after a "#" only, stay together.
         """
         pictures = [key.partition("#")[0] for key in self.keys]
         order = sorted(set(pictures))

@@ -133,7 +133,7 @@ def build(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
         config={"kind": "clip", "config": to_config(config)},
         validation=validation if len(held) else None,
         tokenizer=tokenizer.to_json(),
-        card=lambda metrics: card(config, context.data, data.licence, metrics),
+        card=lambda metrics: card(config, context.describe(pairs)["source"], data.licence, metrics),
     )
 
 

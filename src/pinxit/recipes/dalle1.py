@@ -24,8 +24,8 @@ from PIL import Image
 from pinxit.checkpoints.files import read_config, read_tensors, replace_folder, to_config, write_config, write_tensors
 from pinxit.data.images import grid, to_tensor
 from pinxit.data.loader import Loader
-from pinxit.data.recolour import recolour
-from pinxit.data.sample import Captions, Pairs, Sample
+from pinxit.data.recolour import recolour, recolourable
+from pinxit.data.sample import BadSample, Captions, Pairs, Sample
 from pinxit.errors import PinxitError
 from pinxit.jobs import encode
 from pinxit.jobs.encode import Encoded, EncodedSample
@@ -96,7 +96,7 @@ def build_dvae(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
         transform=replace(plain, crop=data.crop, flip=data.flip, recolour=data.recolour),
         config={"kind": "dvae", "config": to_config(config)},
         validation=validation if len(held) else None,
-        card=lambda metrics: dvae_card(config, context.data, data.licence, metrics),
+        card=lambda metrics: dvae_card(config, context.describe(pairs)["source"], data.licence, metrics),
     )
 
 
@@ -117,14 +117,25 @@ On pictures held back from training, through hard codes:
 
 
 @dataclass(frozen=True)
-class Views:
-    """Each of the pairs several times: as it is, then varied, always in the same way."""
+class Recoloured:
+    """Pairs, and those of them that can be recoloured `colours` times more, always in the same ones."""
 
     pairs: Pairs
-    views: int
-    recolour: float
-    crop: float
-    size: int
+    colours: int
+    places: tuple[tuple[int, int], ...]
+    """Position in the pairs, and 0 for the picture as it is or 1 ... for another colour."""
+
+    @classmethod
+    def of(cls, pairs: Pairs, colours: int) -> Recoloured:
+        """Looks through the captions for what can be recoloured."""
+
+        def versions(index: int) -> int:
+            try:
+                return 1 + (colours if colours and recolourable(pairs.captions_at(index)) else 0)
+            except BadSample:
+                return 1
+
+        return cls(pairs, colours, tuple((i, v) for i in range(len(pairs)) for v in range(versions(i))))
 
     @property
     def name(self) -> str:
@@ -135,16 +146,14 @@ class Views:
         return self.pairs.fingerprint
 
     def __len__(self) -> int:
-        return len(self.pairs) * self.views
+        return len(self.places)
 
     def __getitem__(self, index: int) -> Sample:
-        which, view = divmod(index, self.views)
-        sample = self.pairs[which]
-        if view == 0:
+        position, version = self.places[index]
+        sample = self.pairs[position]
+        if version == 0:
             return sample
-        rng = np.random.default_rng([which, view])
-        varied = recolour(sample, rng) if rng.random() < self.recolour else sample
-        return replace(varied, key=f"{sample.key}#{view}", image=crop_square(varied.image, self.size, self.crop, rng))
+        return replace(recolour(sample, np.random.default_rng([position, version])), key=f"{sample.key}#{version}")
 
     def captions_at(self, index: int) -> Captions:
         return self[index].captions
@@ -152,17 +161,15 @@ class Views:
 
 @dataclass(frozen=True)
 class TokensStage:
-    """The codes of all pictures, in several views each."""
+    """The codes of all pictures, and of some in other colours."""
 
     name: str
     data: DataConfig
-    views: int = 1
-    """How often each picture is encoded; all but the first time varied."""
-    crop: float = 0.9
-    """The least share of the centre square that a varied view keeps."""
+    colours: int = 0
+    """How many more times a picture is encoded in other colours, where its captions allow that (`data.recolour`)."""
     summary: str = "Encode the pictures once and keep the codes."
 
-    settings: ClassVar[tuple[str, ...]] = ("data", "views", "crop")
+    settings: ClassVar[tuple[str, ...]] = ("data", "colours")
 
     def done(self, out: Path) -> bool:
         """Whether all codes are there, from these settings and from the dVAE that lies beside them."""
@@ -178,16 +185,16 @@ class TokensStage:
             pairs = context.pairs(self.data)
             folder = context.model("dvae")
             source = {
-                "data": {"source": context.data, "samples": len(pairs), "fingerprint": pairs.fingerprint},
+                "data": context.describe(pairs),
                 "recipe": self._recipe(),
                 "dvae": _fingerprint(folder),
             }
-            views = Views(pairs, self.views, self.data.recolour, self.crop, self.data.size)
-            encode.encode(views, Codec.from_checkpoint(folder, context.world.device), context.out, source)
+            codec = Codec.from_checkpoint(folder, context.world.device)
+            encode.encode(Recoloured.of(pairs, self.colours), codec, context.out, source)
         context.world.wait()
 
     def _recipe(self) -> dict[str, Any]:
-        return {"data": to_config(self.data), "views": self.views, "crop": self.crop}
+        return {"data": to_config(self.data), "colours": self.colours}
 
 
 def _fingerprint(folder: Path) -> dict[str, Any]:

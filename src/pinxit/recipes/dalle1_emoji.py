@@ -108,7 +108,7 @@ def dalle1_emoji() -> Pipeline:
                 data=PictureDataConfig(**DATA),
                 training=replace(dvae.training, steps=12_000),
             ),
-            "tokens": TokensStage(name="dalle1-tokens", data=DataConfig(**DATA, recolour=0.7), views=4, crop=0.97),
+            "tokens": TokensStage(name="dalle1-tokens", data=DataConfig(**DATA), colours=2),
             "clip": replace(
                 clip(),
                 model=CLIP_SIZE,
@@ -117,8 +117,10 @@ def dalle1_emoji() -> Pipeline:
             ),
             "transformer": replace(
                 transformer,
+                model=replace(transformer.model, text_length=24),
                 data=TextDataConfig(**DATA, captions=CAPTIONS, prompts=PROMPTS),
-                training=replace(transformer.training, steps=8_000),
+                optimizer=replace(transformer.optimizer, lr=2e-3),
+                training=replace(transformer.training, steps=9_000),
             ),
             "model": ModelStage(
                 name="dalle1-model", defaults={"top_p": 0.95, "guidance": 1.5}, licence=DATA["licence"], card=CARD

@@ -87,6 +87,11 @@ class Context:
             return pairs
         return Part(pairs, tuple(i for i in range(len(pairs)) if not _excluded(pairs, i, config.exclude)))
 
+    def describe(self, pairs: Pairs) -> dict[str, Any]:
+        """What a checkpoint says of its data. A folder counts by its name alone: models travel, paths do not."""
+        source = Path(self.data).name if Path(self.data).exists() else self.data
+        return {"source": source, "samples": len(pairs), "fingerprint": pairs.fingerprint}
+
     def part(self, name: str) -> Path:
         """The folder of another stage: the one given by `--part NAME=...`, else the neighbour of that name."""
         folder = Path(self.parts.get(name, self.out.parent / name))
@@ -162,7 +167,7 @@ class Recipe:
             pairs = context.pairs(self.data)
             said = {
                 "recipe": self.resolved(),
-                "data": {"source": context.data, "samples": len(pairs), "fingerprint": pairs.fingerprint},
+                "data": context.describe(pairs),
             }
             changed = differences(out, said)
             if changed and not context.accept_changes:
