@@ -35,10 +35,16 @@ def triangle(n: int) -> Tensor:
     return torch.tensor([[key <= query for key in range(n)] for query in range(n)])
 
 
+@pytest.fixture(params=[True, False], ids=["training", "sampling"])
+def trains(request: pytest.FixtureRequest) -> bool:
+    """With and without gradients: each has its own way to compute the same."""
+    return bool(request.param)
+
+
 @pytest.fixture
-def attention() -> Attention:
+def attention(trains: bool) -> Attention:
     torch.manual_seed(0)
-    return Attention(WIDTH, HEADS).double()
+    return Attention(WIDTH, HEADS).double().requires_grad_(trains)
 
 
 @pytest.fixture
@@ -84,9 +90,9 @@ def test_a_mask_takes_the_place_of_causal(attention: Attention, x: Tensor) -> No
     same(attention(x, mask=mask, causal=True), explicit(attention, x, mask=mask))
 
 
-def test_cross_attention_takes_keys_and_values_from_the_context() -> None:
+def test_cross_attention_takes_keys_and_values_from_the_context(trains: bool) -> None:
     torch.manual_seed(0)
-    attention = Attention(WIDTH, HEADS, context_width=5).double()
+    attention = Attention(WIDTH, HEADS, context_width=5).double().requires_grad_(trains)
     x, context = torch.randn(2, 4, WIDTH, dtype=torch.float64), torch.randn(2, 9, 5, dtype=torch.float64)
     same(attention(x, context=context), explicit(attention, x, context))
     mask = (torch.arange(9) < 6)[None]
@@ -111,6 +117,24 @@ def test_with_a_cache_and_a_mask_too(attention: Attention, x: Tensor, chunks: tu
         parts.append(attention(part, mask=mask[start:end, :end], cache=cache))
         cache.length = end
     same(torch.cat(parts, 1), attention(x, mask=mask))
+
+
+@pytest.mark.parametrize("n", [40, 600])
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_are_those_of_the_formula_at_any_length(n: int, masked: bool) -> None:
+    torch.manual_seed(0)
+    attention = Attention(WIDTH, HEADS).double()
+    x = torch.randn(1, n, WIDTH, dtype=torch.float64)
+    mask = torch.ones(n, n, dtype=torch.bool).tril()
+    if masked:
+        mask &= torch.rand(n, n) < 0.3
+        mask |= torch.eye(n, dtype=torch.bool)
+    weight = attention.query_key_value.weight
+    goal = torch.randn(1, n, WIDTH, dtype=torch.float64)
+    found = attention(x, mask=mask) if masked else attention(x, causal=True)
+    (ours,) = torch.autograd.grad((found * goal).sum(), weight)
+    (theirs,) = torch.autograd.grad((explicit(attention, x, mask=mask) * goal).sum(), weight)
+    torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=1e-9)
 
 
 def test_layers_keep_apart_in_one_cache(attention: Attention, x: Tensor) -> None:

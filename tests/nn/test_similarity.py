@@ -75,3 +75,11 @@ def test_ssim_is_the_same_under_autocast() -> None:
     expected = ssim(a, b)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(ssim(a, b), expected)
+
+
+def test_autocast_does_not_blur_the_measure() -> None:
+    a, b = pictures()
+    for measure in (psnr, ssim):
+        expected = measure(a, b)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(measure(a, b), expected)
