@@ -1,12 +1,15 @@
 """Turning pictures into codes once and keeping them: what `pinxit encode` writes and priors train on.
 
 A folder of parts, `part-00000/` and so on, each with `codes.safetensors` (int32 b n), `samples.jsonl` (key, captions)
-and `config.json`, and a `config.json` of its own, which is written last and says that all are there.
+and `config.json`, and a `config.json` of its own, which is written last and says that all are there, how many samples
+they hold and how many were skipped for which reason.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +21,7 @@ import torch
 
 from pinxit.checkpoints.files import read_config, read_tensors, replace_folder, write_config, write_tensors
 from pinxit.data.faults import Faults
+from pinxit.data.images import fit
 from pinxit.data.sample import BadSample, Captions, Pairs, Sample
 from pinxit.errors import PinxitError
 from pinxit.systems.codec import Codec
@@ -124,33 +128,54 @@ def encode(
         if (part / "config.json").exists():
             _check_source(part, source)
         else:
-            _encode_part(part, list(_good(pairs, range(start, end), faults)), codec, source)
+            _encode_part(part, pairs, range(start, end), codec, source, faults, progress)
         if progress:
             progress(end, len(pairs))
-    config = {"kind": KIND, "source": dict(source), "parts": len(parts), "grid": list(codec.grid), "codes": codec.codes}
+    made = [read_config(_part(folder, number)) for number in range(len(parts))]
+    samples = sum(config["samples"] for config in made)
+    if not samples:
+        raise PinxitError(f"{pairs.name} has no picture that could be encoded. `pinxit data check` says why.")
+    skipped: Counter[str] = sum((Counter(config["skipped"]) for config in made), Counter())
+    config = {"kind": KIND, "source": dict(source), "samples": samples, "skipped": dict(skipped), "parts": len(parts)}
     with replace_folder(folder / "summary") as partial:  # whole or not at all, among the parts that are there
-        write_config(partial, config)
+        write_config(partial, {**config, "grid": list(codec.grid), "codes": codec.codes})
     (folder / "summary" / "config.json").replace(folder / "config.json")
     (folder / "summary").rmdir()
 
 
-def _encode_part(part: Path, samples: list[Sample], codec: Codec, source: Mapping[str, Any]) -> None:
-    batches = [samples[i : i + BATCH] for i in range(0, len(samples), BATCH)]
-    codes = [codec.encode([sample.image for sample in batch]).flatten(1) for batch in batches]
+def _encode_part(
+    part: Path,
+    pairs: Pairs,
+    positions: range,
+    codec: Codec,
+    source: Mapping[str, Any],
+    faults: Faults,
+    progress: Progress | None,
+) -> None:
+    before = Counter(faults.reasons)
+    codes = [torch.empty(0, codec.grid[0] * codec.grid[1], dtype=torch.int64)]
+    rows = []
+    samples = _good(pairs, positions, codec.size, faults)
+    while batch := list(itertools.islice(samples, BATCH)):
+        codes.append(codec.encode([sample.image for sample in batch]).flatten(1).cpu())
+        rows += [{"key": sample.key, "captions": sample.captions} for sample in batch]
+        if progress:
+            progress(positions.start + len(rows), len(pairs))
+    config = {"kind": f"{KIND}-part", "source": dict(source), "samples": len(rows)}
     with replace_folder(part) as partial:
-        write_config(partial, {"kind": f"{KIND}-part", "source": dict(source)})
-        empty = torch.empty(0, codec.grid[0] * codec.grid[1], dtype=torch.int64)
-        write_tensors(partial, "codes", {"codes": torch.cat(codes or [empty]).to(torch.int32)})
-        rows = [{"key": sample.key, "captions": sample.captions} for sample in samples]
+        write_config(partial, {**config, "skipped": dict(faults.reasons - before)})
+        write_tensors(partial, "codes", {"codes": torch.cat(codes).to(torch.int32)})
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (partial / "samples.jsonl").write_text(text, encoding="utf-8")
 
 
-def _good(pairs: Pairs, indices: range, faults: Faults) -> Iterator[Sample]:
-    for index in indices:
+def _good(pairs: Pairs, positions: range, size: int, faults: Faults) -> Iterator[Sample]:
+    """The usable samples, scaled at once: pictures in the sizes of cameras would fill the memory."""
+    for position in positions:
         faults.seen += 1
         try:
-            yield pairs[index]
+            sample = pairs[position]
+            yield replace(sample, image=fit(sample.image, size))
         except BadSample as fault:
             faults.add(fault)
         faults.judge()
