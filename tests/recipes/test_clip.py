@@ -93,7 +93,7 @@ def test_training_makes_a_model_that_classifies(tmp_path: Path) -> None:
     settings = ["training.steps=3", "training.batch_size=8", "data.validation=6", "training.precision=float32"]
     recipe = override(clip_tiny(), settings)
     recipe.run(Context("scenes:60", tmp_path))
-    assert recipe.done(tmp_path)
+    assert recipe.done(Context("scenes:60", tmp_path))
     system = pinxit.load(tmp_path, device="cpu")
     assert isinstance(system, CLIPSystem)
     assert system.tokenizer.vocab_size == system.clip.config.text.vocab_size

@@ -17,13 +17,13 @@ def test_runs_in_order_says_what_is_next_and_skips_what_is_done(
     stages = pipeline()
     stages.stages["mean"].run(Context(SRC, tmp_path / "mean"))
     capsys.readouterr()
-    assert not stages.done(tmp_path)
+    assert not stages.done(Context(SRC, tmp_path))
     stages.run(Context(SRC, tmp_path))
     assert capsys.readouterr().out.splitlines() == [
         "Stage 1 of 2, mean: done.",
         "Stage 2 of 2, count: Counts weights. The last one.",
     ]
-    assert stages.done(tmp_path)
+    assert stages.done(Context(SRC, tmp_path))
     assert read_config(tmp_path / "count")["weights"] > 0
 
 

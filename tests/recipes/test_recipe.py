@@ -16,9 +16,9 @@ SRC = "scenes:60"
 
 def test_trains_and_says_in_the_checkpoint_how(tmp_path: Path) -> None:
     recipe = override(mean_colour(), ["model.width=5", "data.licence=CC0-1.0"])
-    assert not recipe.done(tmp_path)
+    assert not recipe.done(Context(SRC, tmp_path))
     recipe.run(Context(SRC, tmp_path))
-    assert recipe.done(tmp_path)
+    assert recipe.done(Context(SRC, tmp_path))
     config = read_config(tmp_path / "model")
     assert config["kind"] == "toy"
     assert config["config"]["width"] == 5
@@ -36,7 +36,7 @@ def test_changed_settings_are_named_before_anything_moves(tmp_path: Path) -> Non
     mean_colour().run(Context(SRC, tmp_path))
     before = (tmp_path / "recipe.json").read_text()
     changed = override(mean_colour(), ["optimizer.lr=0.5", "model.kernel=hat", "training.log_every=1"])
-    assert not changed.done(tmp_path)
+    assert not changed.done(Context(SRC, tmp_path))
     message = r"begun with other settings: model\.kernel: box -> hat; optimizer\.lr: 0\.01 -> 0\.5\. .*--accept-changes"
     with pytest.raises(PinxitError, match=message):
         changed.run(Context(SRC, tmp_path))
@@ -50,9 +50,9 @@ def test_changed_settings_are_named_before_anything_moves(tmp_path: Path) -> Non
 def test_what_does_not_touch_the_weights_may_change_and_steps_may_grow(tmp_path: Path) -> None:
     mean_colour().run(Context(SRC, tmp_path))
     longer = override(mean_colour(), ["training.steps=6", "training.log_every=1", "training.checkpoint_every=3"])
-    assert not longer.done(tmp_path)
+    assert not longer.done(Context(SRC, tmp_path))
     longer.run(Context(SRC, tmp_path))
-    assert longer.done(tmp_path)
+    assert longer.done(Context(SRC, tmp_path))
     assert read_config(tmp_path / "model")["recipe"]["training"]["steps"] == 6
 
 
@@ -60,7 +60,7 @@ def test_changes_can_be_accepted(tmp_path: Path) -> None:
     mean_colour().run(Context(SRC, tmp_path))
     changed = override(mean_colour(), ["optimizer.lr=0.5", "training.steps=6"])
     changed.run(Context(SRC, tmp_path, accept_changes=True))
-    assert changed.done(tmp_path)
+    assert changed.done(Context(SRC, tmp_path))
 
 
 def test_a_second_process_is_kept_out(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -86,8 +85,8 @@ class Count:
     summary: str = "Counts weights."
     times: int = 1
 
-    def done(self, out: Path) -> bool:
-        return (out / "config.json").exists()
+    def done(self, context: Context) -> bool:
+        return (context.out / "config.json").exists()
 
     def run(self, context: Context) -> None:
         weights = sum(path.stat().st_size for path in context.model("mean").glob("*.safetensors"))

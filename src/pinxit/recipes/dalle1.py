@@ -171,36 +171,30 @@ class TokensStage:
 
     settings: ClassVar[tuple[str, ...]] = ("data", "colours")
 
-    def done(self, out: Path) -> bool:
-        """Whether all codes are there, from these settings and from the dVAE that lies beside them."""
-        source = encode.source_of(out)
-        if source is None or source["recipe"] != self._recipe():
+    def done(self, context: Context) -> bool:
+        """Whether all codes are there, from this source, these settings and this dVAE."""
+        source = encode.source_of(context.out)
+        try:
+            asked = (context.source, self._recipe(), context.fingerprint("dvae"))
+        except PinxitError:
             return False
-        dvae = out.parent / "dvae" / "model"
-        return not dvae.exists() or bool(source["dvae"] == _fingerprint(dvae))
+        return source is not None and (source["data"]["source"], source["recipe"], source["dvae"]) == asked
 
     def run(self, context: Context) -> None:
         """Encodes with the pipeline's dVAE; the leading process works, the others wait."""
         if context.world.leads:
             pairs = context.pairs(self.data)
-            folder = context.model("dvae")
             source = {
                 "data": context.describe(pairs),
                 "recipe": self._recipe(),
-                "dvae": _fingerprint(folder),
+                "dvae": context.fingerprint("dvae"),
             }
-            codec = Codec.from_checkpoint(folder, context.world.device)
+            codec = Codec.from_checkpoint(context.model("dvae"), context.world.device)
             encode.encode(Recoloured.of(pairs, self.colours), codec, context.out, source)
         context.world.wait()
 
     def _recipe(self) -> dict[str, Any]:
         return {"data": to_config(self.data), "colours": self.colours}
-
-
-def _fingerprint(folder: Path) -> dict[str, Any]:
-    """What tells one trained network from another."""
-    config = read_config(folder)
-    return {name: config.get(name) for name in ("config", "step", "metrics")}
 
 
 # Stage three: the transformer over text and codes.
@@ -303,26 +297,28 @@ class ModelStage:
     settings: ClassVar[tuple[str, ...]] = ("defaults", "licence")
     parts: ClassVar[dict[str, str]] = {"dvae": "dvae", "clip": "clip", "transformer": "transformer"}
 
-    def done(self, out: Path) -> bool:
-        """Whether the folder holds these very parts."""
+    def done(self, context: Context) -> bool:
+        """Whether the folder holds these very parts and says the same of them."""
         try:
-            made = read_config(out)["made_from"]
-            return bool(made == {part: _fingerprint(out.parent / part / "model") for part in self.parts})
-        except (PinxitError, KeyError):
+            config, said = read_config(context.out), self._said(context)
+        except PinxitError:
             return False
+        return {name: config.get(name) for name in said} == said
 
     def run(self, context: Context) -> None:
         """Copies the parts."""
         if context.world.leads:
             folders = {part: context.model(part) for part in self.parts}
             with replace_folder(context.out) as partial:
-                config = {"kind": "dalle1", "parts": list(folders), "defaults": dict(self.defaults)}
-                made = {part: _fingerprint(folder) for part, folder in folders.items()}
-                write_config(partial, {**config, "licence": self.licence, "made_from": made})
+                write_config(partial, {"kind": "dalle1", "parts": list(folders), **self._said(context)})
                 (partial / "README.md").write_text(self.card or "# DALL·E 1\n", encoding="utf-8")
                 for part, folder in folders.items():
                     _copy_part(folder, partial / part, self.parts[part])
         context.world.wait()
+
+    def _said(self, context: Context) -> dict[str, Any]:
+        made_from = {part: context.fingerprint(part) for part in self.parts}
+        return {"defaults": dict(self.defaults), "licence": self.licence, "made_from": made_from}
 
 
 def _copy_part(source: Path, target: Path, network: str) -> None:
@@ -401,6 +397,7 @@ def dalle1_transformer(size: str = "small-64") -> Recipe:
         optimizer=OptimizerConfig(lr=1.5e-3, betas=(0.9, 0.96), weight_decay=4.5e-2, warmup=300, clip=1.0),
         training=TrainingConfig(steps=10_000, batch_size=64, ema_decay=0.999),
         build=build_transformer,
+        needs=("tokens",),
     )
 
 

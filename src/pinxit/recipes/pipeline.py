@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from pinxit.errors import unknown
 from pinxit.recipes.recipe import Context, Stage
 
 
@@ -20,19 +20,29 @@ class Pipeline:
     expected: str
     stages: Mapping[str, Stage]
 
-    def done(self, out: Path) -> bool:
-        """Whether every stage is."""
-        return all(stage.done(out / name) for name, stage in self.stages.items())
+    def done(self, context: Context) -> bool:
+        """Whether every stage is, or is taken from elsewhere."""
+        return all(
+            name in context.parts or stage.done(replace(context, out=context.out / name))
+            for name, stage in self.stages.items()
+        )
 
     def run(self, context: Context) -> None:
-        """Runs what is not done yet; says what was skipped and what comes next."""
+        """Runs what is neither done yet nor taken from elsewhere; says what was skipped and what comes next."""
         names = list(self.stages)
+        for part in context.parts:
+            if part not in names:
+                raise unknown("part", part, names)
         for number, (name, stage) in enumerate(self.stages.items(), start=1):
             place = f"Stage {number} of {len(names)}, {name}"
-            if stage.done(context.out / name):
+            inner = replace(context, out=context.out / name)
+            if name in context.parts:
+                context.world.say(f"{place}: taken from {context.parts[name]}.")
+                continue
+            if stage.done(inner):
                 context.world.say(f"{place}: done.")
                 continue
             following = f" Next: {', '.join(names[number:])}." if names[number:] else " The last one."
             context.world.say(f"{place}: {stage.summary}{following}")
-            stage.run(replace(context, out=context.out / name))
+            stage.run(inner)
             context.world.wait()

@@ -87,10 +87,14 @@ class Context:
             return pairs
         return Part(pairs, tuple(i for i in range(len(pairs)) if not _excluded(pairs, i, config.exclude)))
 
+    @property
+    def source(self) -> str:
+        """SRC as a checkpoint tells it. A folder counts by its name alone: models travel, paths do not."""
+        return Path(self.data).name if Path(self.data).exists() else self.data
+
     def describe(self, pairs: Pairs) -> dict[str, Any]:
-        """What a checkpoint says of its data. A folder counts by its name alone: models travel, paths do not."""
-        source = Path(self.data).name if Path(self.data).exists() else self.data
-        return {"source": source, "samples": len(pairs), "fingerprint": pairs.fingerprint}
+        """What a checkpoint says of its data."""
+        return {"source": self.source, "samples": len(pairs), "fingerprint": pairs.fingerprint}
 
     def part(self, name: str) -> Path:
         """The folder of another stage: the one given by `--part NAME=...`, else the neighbour of that name."""
@@ -102,8 +106,14 @@ class Context:
         return folder
 
     def model(self, name: str) -> Path:
-        """The finished checkpoint of another stage; `--part` may name any model for it."""
-        return catalogue.find(self.parts[name] if name in self.parts else self.part(name)).folder
+        """The finished checkpoint of another stage; `--part` may name any model for it, or a system that holds one."""
+        folder = catalogue.find(self.parts[name] if name in self.parts else self.part(name)).folder
+        return folder / name if (folder / name / "config.json").is_file() else folder
+
+    def fingerprint(self, name: str) -> dict[str, Any]:
+        """What tells the product of another stage from one that was made otherwise."""
+        config = read_config(self.model(name))
+        return {key: config[key] for key in ("config", "step", "metrics", "source") if key in config}
 
 
 class Stage(Protocol):
@@ -115,8 +125,8 @@ class Stage(Protocol):
     @property
     def summary(self) -> str: ...
 
-    def done(self, out: Path) -> bool:
-        """Whether `out` holds what this stage makes."""
+    def done(self, context: Context) -> bool:
+        """Whether `context.out` holds what this stage would make."""
         ...
 
     def run(self, context: Context) -> None:
@@ -143,6 +153,8 @@ class Recipe:
     training: TrainingConfig
     build: Callable[[Any, Context, Pairs], Run]
     """Puts the run together from this recipe (as it is after overrides), its context and the pictures."""
+    needs: tuple[str, ...] = ()
+    """The stages whose products this one learns from. If one of them was made anew, this one is no longer done."""
 
     settings: ClassVar[tuple[str, ...]] = ("model", "objective", "data", "optimizer", "training")
 
@@ -151,13 +163,15 @@ class Recipe:
         groups = {name: getattr(self, name) for name in self.settings}
         return {"name": self.name, **{name: to_config(group) for name, group in groups.items() if group is not None}}
 
-    def done(self, out: Path) -> bool:
-        """Whether `out` holds the finished model of this very recipe."""
+    def done(self, context: Context) -> bool:
+        """Whether `context.out` holds the finished model of this very recipe, from this source and these parts."""
         try:
-            finished = read_config(out / "model").get("step", 0) >= self.training.steps
+            config = read_config(context.out / "model")
+            said = {"recipe": self.resolved(), "made_from": self._made_from(context)}
         except PinxitError:
             return False
-        return finished and not differences(out, {"recipe": self.resolved()})
+        same = config.get("data", {}).get("source") == context.source and not differences(context.out, said)
+        return same and config.get("step", 0) >= self.training.steps
 
     def run(self, context: Context) -> None:
         """Trains into `context.out`: recipe.json, log.jsonl, samples/, checkpoints/, model/."""
@@ -168,6 +182,7 @@ class Recipe:
             said = {
                 "recipe": self.resolved(),
                 "data": context.describe(pairs),
+                "made_from": self._made_from(context),
             }
             changed = differences(out, said)
             if changed and not context.accept_changes:
@@ -182,6 +197,9 @@ class Recipe:
                 )
             torch.manual_seed(self.training.seed)  # the first weights
             self._train(self.build(self, context, pairs), said, context)
+
+    def _made_from(self, context: Context) -> dict[str, Any]:
+        return {name: context.fingerprint(name) for name in self.needs}
 
     def _train(self, run: Run, said: Mapping[str, Any], context: Context) -> None:
         world, training = context.world, self.training
@@ -262,9 +280,10 @@ def differences(out: Path, said: Mapping[str, Any]) -> list[str]:
     if not file.exists():
         return []
     try:
-        before, now = _flat(json.loads(file.read_text(encoding="utf-8"))), _flat(said)
+        recorded = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise PinxitError(f"{file} cannot be read: {error}. Begin anew in another folder.") from error
+    before, now = _flat(recorded), _flat({group: value for group, value in said.items() if group in recorded})
     free = {"data.source", "data.samples", *(f"recipe.training.{name}" for name in FREE)}  # the fingerprint tells more
     changed = []
     for key in [*now, *(key for key in before if key not in now and key.partition(".")[0] in said)]:
