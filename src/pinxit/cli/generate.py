@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
+from pinxit.cli.outputs import free_path, is_picture, read_out
+
 if TYPE_CHECKING:
     from pinxit.systems.picture import Picture
     from pinxit.systems.system import Progress, System
-
-
-PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-"""`--out` names a picture if it ends so, and a folder otherwise."""
 
 
 def read_size(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -29,22 +27,6 @@ def read_size(ctx: click.Context, option: click.Parameter, value: str | None) ->
     if match is None:
         raise click.BadParameter(f"{value!r} is no size; write WIDTHxHEIGHT in pixels, such as 64x64.", ctx, option)
     return int(match[1]), int(match[2] or match[1])
-
-
-def read_out(ctx: click.Context, option: click.Parameter, value: Path) -> Path:
-    """Refuses what could not be written, before hours of sampling and not after."""
-    if value.suffix.lower() in PICTURE_ENDINGS - {".png"}:
-        raise click.BadParameter(
-            f"{str(value)!r}: pictures are written as PNG, which keeps their settings.", ctx, option
-        )
-    if not is_picture(value) and value.exists() and not value.is_dir():
-        raise click.BadParameter(f"{str(value)!r} is a file; give a folder, or a name that ends in .png.", ctx, option)
-    return value
-
-
-def is_picture(out: Path) -> bool:
-    """Whether `--out` names one file; else it is a folder."""
-    return out.suffix.lower() in PICTURE_ENDINGS and not out.is_dir()
 
 
 def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -182,10 +164,10 @@ def _write_into(folder: Path, pictures: Sequence[Picture], grid_only: bool) -> N
     from pinxit.systems.system import grid
 
     for picture in [] if grid_only else pictures:
-        click.echo(picture.save(_free(folder, picture.prompt, f"seed{picture.seed}")))
+        click.echo(picture.save(free_path(folder, picture.prompt, f"seed{picture.seed}")))
     if grid_only or len(pictures) > 1:
         whole = grid(pictures)
-        click.echo(whole.save(_free(folder, pictures[0].prompt, f"seed{whole.seed}-grid")))
+        click.echo(whole.save(free_path(folder, pictures[0].prompt, f"seed{whole.seed}-grid")))
 
 
 def _write_as(path: Path, sets: Sequence[Sequence[Picture]]) -> None:
@@ -195,19 +177,3 @@ def _write_as(path: Path, sets: Sequence[Sequence[Picture]]) -> None:
     everything = [picture for pictures in sets for picture in pictures]
     whole = everything[0] if len(everything) == 1 else grid(everything, len(sets[0]) if len(sets) > 1 else None)
     click.echo(whole.save(path))
-
-
-def _free(folder: Path, prompt: str, ending: str) -> Path:
-    """Claims the next numbered name in the folder, such as 0001-a-red-apple-seed0.png, which nobody has yet."""
-    folder.mkdir(parents=True, exist_ok=True)
-    words = re.sub(r"\W+", "-", prompt.lower())[:40].strip("-_") or "picture"
-    taken = [int(match[1]) for path in folder.iterdir() if (match := re.match(r"(\d{4,9})-", path.name))]
-    number = max(taken, default=0)
-    while True:
-        number += 1
-        path = folder / f"{number:04d}-{words}-{ending}.png"
-        try:
-            path.open("x").close()
-        except FileExistsError:
-            continue
-        return path

@@ -21,10 +21,12 @@ class Verb(NamedTuple):
 VERBS = {
     "generate": Verb("pinxit.cli.generate:generate", "Make pictures from text."),
     "complete": Verb("pinxit.cli.generate:complete", "Continue a picture from its first rows."),
+    "reconstruct": Verb("pinxit.cli.codec:reconstruct", "Show what pictures look like through a model's codes."),
     "classify": Verb("pinxit.cli.clip:classify", "Say which of some labels fits a picture best."),
     "search": Verb("pinxit.cli.clip:search", "Find the pictures nearest to a text or a picture."),
     "train": Verb("pinxit.cli.train:train", "Train a recipe; the same command again resumes."),
     "recipes": Verb("pinxit.cli.train:recipes", "List the recipes, or show one in full."),
+    "encode": Verb("pinxit.cli.codec:encode", "Turn pictures into codes, once, and keep them."),
     "data": Verb("pinxit.cli.data:data", "Make, check and pack pictures with captions."),
     "models": Verb("pinxit.cli.models:models", "List the models that come with the package."),
     "show": Verb("pinxit.cli.models:show", "Tell what a model is, or how a picture was made."),

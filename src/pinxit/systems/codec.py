@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -10,11 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pinxit.checkpoints import catalogue
 from pinxit.checkpoints.files import from_config, load_network, read_config
 from pinxit.data.images import fit, to_pil, to_tensor
 from pinxit.errors import PinxitError
 from pinxit.models.dvae import DVAE, DVAEConfig
-from pinxit.systems.system import System
+from pinxit.systems.system import System, choose_device
 
 
 class Codec(System):
@@ -48,6 +50,14 @@ class Codec(System):
         """k, how many codes there are."""
         return self.dvae.config.codes
 
+    @property
+    def fingerprint(self) -> str:
+        """A name for these weights; codes of codecs that differ in it mean different things."""
+        digest = hashlib.blake2b(digest_size=8)
+        for name, value in sorted(self.dvae.state_dict().items()):
+            digest.update(name.encode() + value.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     @torch.inference_mode()
     def encode(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
         """Pictures -> codes, int64 b h w."""
@@ -68,3 +78,17 @@ class Codec(System):
     def reconstruct(self, images: Image.Image | Sequence[Image.Image]) -> list[Image.Image]:
         """Pictures -> the same through the codes."""
         return self.decode(self.encode(images))
+
+
+def load_codec(name: str | Path, device: str | torch.device | None = None) -> Codec:
+    """Opens a codec, a checkpoint of its own or the `dvae` part of a system, by the names that `pinxit.load` takes."""
+    found = catalogue.find(name)
+    folder = found.folder
+    kind = read_config(folder)["kind"]
+    if kind != Codec.kind:
+        folder = folder / Codec.kind
+        if not (folder / "config.json").is_file():
+            raise PinxitError(f"{found.name} is of kind {kind} and has no dVAE in it. Give a model that has one.")
+    codec = Codec.from_checkpoint(folder, choose_device(device))
+    codec.name = found.name
+    return codec

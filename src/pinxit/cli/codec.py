@@ -1,0 +1,117 @@
+"""`pinxit reconstruct` and `pinxit encode`: pictures through a codec, and their codes kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from tqdm import tqdm
+
+from pinxit.cli.outputs import free_path, is_picture, read_out
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+COLUMNS = 8
+"""Pictures in a row of the comparison."""
+
+
+@click.command(short_help="Show what pictures look like through a model's codes.")
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-m", "--model", metavar="CODEC", help="A codec, or a system with one; the shipped one if left out.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    default="outputs",
+    callback=read_out,
+    show_default=True,
+    help="A folder, or a name that ends in .png for the comparison alone.",
+)
+@click.option("--device", metavar="D", help="cpu, cuda or cuda:N; a GPU if there is one.")
+def reconstruct(images: tuple[Path, ...], model: str | None, out: Path, device: str | None) -> None:
+    """Turn each IMAGE into codes and back: what is lost here, no picture made from such codes can have.
+
+    Writes the reconstructions, and a comparison with the originals above them. Prints a line a picture: its likeness
+    (PSNR) to the original as the model sees it, a square of the model's size, and where it was written.
+    """
+    from pinxit.checkpoints.catalogue import DEFAULT
+    from pinxit.data.images import fit, open_image, to_tensor
+    from pinxit.nn.similarity import psnr
+    from pinxit.systems.picture import Picture
+    from pinxit.systems.system import load
+
+    system = load(model or DEFAULT, device)
+    originals, made = [], []
+    for path in tqdm(images, desc="reconstructing", disable=None, leave=False):
+        original = open_image(path)
+        after = system.reconstruct(original)[0]
+        before = fit(original, after.size)
+        likeness = round(psnr(to_tensor(before)[None], to_tensor(after)[None]).item(), 2)
+        originals.append(before)
+        settings = {"source": path.name, "psnr": likeness}
+        made.append(Picture(after, f"reconstruction of {path.name}", 0, system.name, settings))
+    width = max(len(str(path)) for path in images)
+    for path, picture in zip(images, made, strict=True):
+        told = f"{path!s:<{width}}  {picture.settings['psnr']:5.2f} dB"
+        if not is_picture(out):
+            told += f"  {picture.save(free_path(out, path.stem, 'reconstruction'))}"
+        click.echo(told)
+    settings = {"source": [path.name for path in images], "psnr": [picture.settings["psnr"] for picture in made]}
+    sheet = comparison(originals, [picture.image for picture in made])
+    whole = Picture(sheet, "originals above reconstructions", 0, system.name, settings)
+    click.echo(whole.save(out if is_picture(out) else free_path(out, "reconstructions", "grid")))
+
+
+def comparison(originals: Sequence[Image.Image], made: Sequence[Image.Image]) -> Image.Image:
+    """Rows of originals, each above a row of what was made of them."""
+    from PIL import Image
+
+    from pinxit.data.images import grid
+
+    columns = min(COLUMNS, len(originals))
+    cells: list[Image.Image] = []
+    for start in range(0, len(originals), columns):
+        for row in (originals[start : start + columns], made[start : start + columns]):
+            cells += [*row, *([Image.new("RGB", row[0].size, "white")] * (columns - len(row)))]
+    return grid(cells, columns)
+
+
+@click.command(short_help="Turn pictures into codes, once, and keep them.")
+@click.argument("src")
+@click.option(
+    "--with", "model", metavar="MODEL", help="A codec, or a system that has one; the shipped one if left out."
+)
+@click.option("--out", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Where the codes go.")
+@click.option("--device", metavar="D", help="cpu, cuda or cuda:N; a GPU if there is one.")
+def encode(src: str, model: str | None, out: Path, device: str | None) -> None:
+    """Turn every picture of SRC into codes and keep them in DIR, with the captions.
+
+    The same command again goes on where it stopped. Codes of other pictures or of another codec are refused.
+    """
+    from pinxit.checkpoints.catalogue import DEFAULT
+    from pinxit.checkpoints.files import read_config
+    from pinxit.data.pairs import open_pairs
+    from pinxit.jobs import encode as job
+    from pinxit.systems.codec import load_codec
+
+    codec = load_codec(model or DEFAULT, device)
+    pairs = open_pairs(src, size=codec.size)
+    source = {
+        "data": {"samples": len(pairs), "fingerprint": pairs.fingerprint},
+        "codec": {"kind": codec.kind, "size": codec.size, "weights": codec.fingerprint},
+    }
+    with tqdm(desc="encoding", total=len(pairs), disable=None, leave=False) as bar:
+
+        def progress(done: int, _: int) -> None:
+            bar.update(done - bar.n)
+
+        job.encode(pairs, codec, out, source, progress)
+    made = read_config(out)
+    if made["skipped"]:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(made["skipped"].items()))
+        click.echo(f"skipped {sum(made['skipped'].values())} of {len(pairs)} ({reasons})", err=True)
+    rows, columns = codec.grid
+    click.echo(f"{made['samples']} pictures as {rows}x{columns} of {codec.codes} codes: {out}")

@@ -1,0 +1,43 @@
+"""Where a verb writes its pictures: what `--out` means, and names that nobody has yet."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+"""`--out` names a picture if it ends so, and a folder otherwise."""
+
+
+def read_out(ctx: click.Context, option: click.Parameter, value: Path) -> Path:
+    """Refuses what could not be written, before hours of sampling and not after."""
+    if value.suffix.lower() in PICTURE_ENDINGS - {".png"}:
+        raise click.BadParameter(
+            f"{str(value)!r}: pictures are written as PNG, which keeps their settings.", ctx, option
+        )
+    if not is_picture(value) and value.exists() and not value.is_dir():
+        raise click.BadParameter(f"{str(value)!r} is a file; give a folder, or a name that ends in .png.", ctx, option)
+    return value
+
+
+def is_picture(out: Path) -> bool:
+    """Whether `--out` names one file; else it is a folder."""
+    return out.suffix.lower() in PICTURE_ENDINGS and not out.is_dir()
+
+
+def free_path(folder: Path, prompt: str, ending: str) -> Path:
+    """Claims the next numbered name in the folder, such as 0001-a-red-apple-seed0.png, which nobody has yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words = re.sub(r"\W+", "-", prompt.lower())[:40].strip("-_") or "picture"
+    taken = [int(match[1]) for path in folder.iterdir() if (match := re.match(r"(\d{4,9})-", path.name))]
+    number = max(taken, default=0)
+    while True:
+        number += 1
+        path = folder / f"{number:04d}-{words}-{ending}.png"
+        try:
+            path.open("x").close()
+        except FileExistsError:
+            continue
+        return path
