@@ -27,6 +27,7 @@ VERBS = {
     "train": Verb("pinxit.cli.train:train", "Train a recipe; the same command again resumes."),
     "recipes": Verb("pinxit.cli.train:recipes", "List the recipes, or show one in full."),
     "encode": Verb("pinxit.cli.codec:encode", "Turn pictures into codes, once, and keep them."),
+    "evaluate": Verb("pinxit.cli.evaluate:evaluate", "Measure a model on pictures with captions."),
     "data": Verb("pinxit.cli.data:data", "Make, check and pack pictures with captions."),
     "models": Verb("pinxit.cli.models:models", "List the models that come with the package."),
     "show": Verb("pinxit.cli.models:show", "Tell what a model is, or how a picture was made."),

@@ -1,0 +1,161 @@
+"""What there is to measure of a model on a source of pictures with captions, as one report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from pinxit.data.faults import Faults
+from pinxit.data.images import fit
+from pinxit.data.sample import BadSample, Pairs, Sample
+from pinxit.data.scene_world import Ask
+from pinxit.errors import PinxitError
+from pinxit.evaluation.best_of import BestOf, best_of
+from pinxit.evaluation.fidelity import Fidelity, fidelity
+from pinxit.evaluation.retrieval import Retrieval, retrieval
+from pinxit.systems.clip import CLIPSystem
+from pinxit.systems.codec import Codec
+from pinxit.systems.dalle1 import DALLE1
+from pinxit.systems.system import Progress, Settings, System
+
+KINDS = ("short", "long", "alt")
+"""Which caption speaks for a picture that has several: the first of the first kind it has."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The measures that fit the model and the source; None where one does not."""
+
+    model: str
+    source: str
+    pictures: int
+    skipped: Mapping[str, int]
+    """Unusable samples by reason."""
+    codec: Fidelity | None = None
+    clip: Retrieval | None = None
+    following: BestOf | None = None
+    seed: int = 0
+    settings: Settings = field(default_factory=Settings)
+    """How pictures were drawn, if any were."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as plain values."""
+        told: dict[str, Any] = {
+            "model": self.model,
+            "source": self.source,
+            "pictures": self.pictures,
+            "skipped": dict(self.skipped),
+        }
+        if self.codec is not None:
+            told["codec"] = asdict(self.codec)
+        if self.clip is not None:
+            told["clip"] = asdict(self.clip)
+        if self.following is not None:
+            told |= {"seed": self.seed, "settings": dict(self.settings), "following": self.following.to_json()}
+        return told
+
+    def table(self) -> str:
+        """What a person reads."""
+        skipped = ", ".join(f"{reason} {count}" for reason, count in self.skipped.items())
+        lines = [f"{self.model} on {self.pictures} pictures of {self.source}"]
+        lines += [f"skipped: {skipped}"] if skipped else []
+        for name, part in (("codec", self.codec), ("CLIP", self.clip)):
+            lines += [f"{name}: {line}" for line in part.table().splitlines()] if part is not None else []
+        if self.following is not None:
+            asked = ", ".join(f"{name} {value}" for name, value in self.settings.items() if value is not None)
+            lines += ["", f"share of pictures that show what was asked ({asked}, seed {self.seed})"]
+            lines += [self.following.table()]
+        return "\n".join(lines)
+
+
+Told = Callable[[str, int, int], None]
+"""Called with what is being done, how many are, and how many there will be."""
+
+
+def evaluate(
+    system: System,
+    pairs: Pairs,
+    *,
+    source: str,
+    n: int = 1000,
+    seed: int = 0,
+    settings: Settings | None = None,
+    progress: Told = lambda what, done, total: None,  # noqa: ARG005
+) -> Report:
+    """Measures a system on at most n samples, spread evenly over all.
+
+    A codec: how well it reconstructs. A CLIP: recall. DALL·E 1: both of its parts, and of scenes, whose samples say
+    what was asked, whether what it draws shows that. `settings` are those of sampling. Raises PinxitError for a system
+    of another kind, a setting that it does not take, and a source without usable samples.
+    """
+    codec, clip = parts(system)
+    resolved = system.resolve(1, seed, settings or Settings())
+    samples, skipped = _read(pairs, n, picture_size(system), partial(progress, "reading"))
+    pictures = [sample.image for sample in samples]
+    captions = [_caption(sample) for sample in samples]
+    kept, reconstructions = fidelity(codec, pictures) if codec else (None, [])
+    followed = None
+    if isinstance(system, DALLE1) and all("ask" in sample.meta for sample in samples):
+        prompts = [(text, Ask.from_json(sample.meta["ask"])) for text, sample in zip(captions, samples, strict=True)]
+        drawing = partial(progress, "drawing")
+        followed = best_of(system, prompts, pictures, reconstructions, seed=seed, settings=resolved, progress=drawing)
+    return Report(
+        model=system.name or system.kind,
+        source=source,
+        pictures=len(samples),
+        skipped=skipped,
+        codec=kept,
+        clip=retrieval(clip, pictures, captions) if clip else None,
+        following=followed,
+        seed=seed,
+        settings=resolved,
+    )
+
+
+def parts(system: System) -> tuple[Codec | None, CLIPSystem | None]:
+    """What of a system can be measured by itself."""
+    if isinstance(system, DALLE1):
+        return system.codec, system.clip
+    if isinstance(system, Codec):
+        return system, None
+    if isinstance(system, CLIPSystem):
+        return None, system
+    raise PinxitError(
+        f"{system.name or 'A model'} of kind {system.kind} cannot be evaluated. Kinds that can: clip, dalle1, dvae."
+    )
+
+
+def picture_size(system: System) -> int:
+    """Pixels a side at which a system is measured: the codec's, or CLIP's where there is none."""
+    codec, clip = parts(system)
+    if codec is not None:
+        return codec.size
+    assert clip is not None
+    return clip.clip.config.vision.size
+
+
+def _read(pairs: Pairs, n: int, size: int, progress: Progress) -> tuple[list[Sample], dict[str, int]]:
+    """At most n usable samples, their pictures scaled to `size`, and the others' reasons."""
+    total = min(n, len(pairs))
+    faults, samples = Faults(), []
+    for i in range(total):
+        faults.seen += 1
+        try:
+            sample = pairs[i * len(pairs) // total]
+            samples.append(replace(sample, image=fit(sample.image, size)))
+        except BadSample as fault:
+            faults.add(fault)
+        faults.judge()
+        progress(i + 1, total)
+    if not samples:
+        raise PinxitError(f"{pairs.name} has no usable sample. `pinxit data check` says why.")
+    return samples, dict(faults.reasons)
+
+
+def _caption(sample: Sample) -> str:
+    for kind in KINDS:
+        if kind in sample.captions:
+            return sample.captions[kind][0]
+    return next(iter(sample.captions.values()))[0]
