@@ -21,6 +21,7 @@ FILES = {path.relative_to(SOURCE).as_posix(): path for path in sorted(SOURCE.rgl
 FLOORS = {
     "text": 0,
     "nn": 1,
+    "tokens": 1,
     "diffusion": 1,
     "models": 2,
     "checkpoints": 3,
@@ -29,8 +30,8 @@ FLOORS = {
     "systems": 4,
     "training": 5,
     "evaluation": 5,
-    "recipes": 6,
     "jobs": 5,
+    "recipes": 6,
     "serve": 7,
     "cli": 7,
 }
