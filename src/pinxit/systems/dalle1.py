@@ -6,6 +6,7 @@ Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation".
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self, Unpack
 
@@ -104,7 +105,8 @@ class DALLE1(System):
         kept = rows // 2 if keep_rows is None else keep_rows
         if not 0 <= kept <= rows:
             raise PinxitError(f"{kept} rows cannot be kept: the picture has {rows} rows of codes.")
-        return self._draw(prompt, n, seed, self.codec.encode(image)[:, :kept].flatten(1), progress, settings)
+        pictures = self._draw(prompt, n, seed, self.codec.encode(image)[:, :kept].flatten(1), progress, settings)
+        return [replace(picture, settings={**picture.settings, "keep_rows": kept}) for picture in pictures]
 
     def encode(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
         """Pictures -> codes, int64 b h w."""

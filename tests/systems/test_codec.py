@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tests.systems.tiny import make_clip, make_codec, make_dalle1, make_tokenizer, save_codec, save_dalle1
+
+import pinxit
+from pinxit.checkpoints.files import save_checkpoint, to_config
+from pinxit.data.images import fit, to_pil, to_tensor
+from pinxit.data.scenes import Scenes
+from pinxit.errors import PinxitError
+from pinxit.systems.codec import Codec, load_codec
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    return make_codec()
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    scenes = Scenes(5, size=48)
+    return [scenes[i].image for i in range(5)]
+
+
+def test_pictures_become_codes_as_the_network_has_them(codec: Codec, pictures: list[Image.Image]) -> None:
+    ids = codec.encode(pictures)
+    assert (ids.shape, ids.dtype) == ((5, *codec.grid), torch.int64)
+    pixels = torch.stack([to_tensor(fit(picture, 32)) for picture in pictures])
+    assert (ids == codec.dvae.encode(pixels)).all()
+    assert (codec.encode(pictures[2]) == ids[2:3]).all()
+
+
+def test_codes_become_pictures_in_the_codecs_size(codec: Codec, pictures: list[Image.Image]) -> None:
+    ids = codec.encode(pictures)
+    made = codec.decode(ids)
+    assert [picture.size for picture in made] == [(32, 32)] * 5
+    assert made[1].tobytes() == to_pil(codec.dvae.decode(ids[1:2])[0]).tobytes()
+    assert [a.tobytes() for a in codec.reconstruct(pictures)] == [b.tobytes() for b in made]
+    assert len({picture.tobytes() for picture in made}) > 1
+
+
+def test_pictures_that_are_not_square_are_cropped(codec: Codec) -> None:
+    wide = Image.new("RGB", (90, 30), "red")
+    wide.paste("blue", (30, 0, 60, 30))
+    assert (codec.encode(wide) == codec.encode(Image.new("RGB", (32, 32), "blue"))).all()
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [torch.zeros(4, 4, dtype=torch.int64), torch.zeros(1, 4, 4), torch.full((1, 4, 4), 64), torch.full((1, 4, 4), -1)],
+)
+def test_what_are_no_codes_is_refused(codec: Codec, codes: torch.Tensor) -> None:
+    with pytest.raises(PinxitError, match="cannot be decoded: give integers b h w from 0 to 63"):
+        codec.decode(codes)
+
+
+def test_a_codec_loads_also_in_half_precision(codec: Codec, pictures: list[Image.Image], tmp_path: Path) -> None:
+    loaded = pinxit.load(save_codec(codec, tmp_path / "mine"), device="cpu")
+    assert isinstance(loaded, Codec)
+    assert (loaded.name, loaded.fingerprint) == ("mine", codec.fingerprint)
+    assert (loaded.encode(pictures) == codec.encode(pictures)).all()
+    half = load_codec(save_codec(codec, tmp_path / "half", torch.float16), "cpu")
+    assert next(half.dvae.parameters()).dtype == torch.float32
+    assert (half.encode(pictures) == codec.encode(pictures)).float().mean() > 0.9
+    with pytest.raises(PinxitError, match=r"mine \(kind dvae\) cannot generate\. Systems that can: dalle1"):
+        loaded.generate("a red star")
+
+
+def test_the_codec_of_a_larger_system_is_found_inside_it(tmp_path: Path) -> None:
+    system = make_dalle1()
+    inner = load_codec(save_dalle1(system, tmp_path / "whole"), "cpu")
+    assert (inner.name, inner.fingerprint) == ("whole", system.codec.fingerprint)
+    clip = make_clip(make_tokenizer())
+    config = {"kind": "clip", "config": to_config(clip.clip.config)}
+    save_checkpoint(tmp_path / "clip", config, {"clip": clip.clip}, tokenizer=clip.tokenizer.to_json())
+    with pytest.raises(PinxitError, match="clip is of kind clip and has no dVAE in it"):
+        load_codec(tmp_path / "clip", "cpu")
+
+
+def test_other_weights_have_another_fingerprint(codec: Codec) -> None:
+    assert make_codec(seed=5).fingerprint != codec.fingerprint == make_codec().fingerprint

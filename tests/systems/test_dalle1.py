@@ -1,0 +1,218 @@
+"""DALL·E 1: batches and single pictures, candidates and their seeds, given rows, settings, parts that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from tests.systems.tiny import make_codec, make_dalle1, make_tokenizer, make_transformer, save_dalle1
+
+import pinxit
+from pinxit.data.scenes import Scenes
+from pinxit.errors import PinxitError
+from pinxit.models.token_transformer import Continuation
+from pinxit.systems import dalle1
+from pinxit.systems.dalle1 import DALLE1
+from pinxit.systems.picture import Picture, read_settings
+from pinxit.text.tokenizer import Tokenizer
+from pinxit.tokens.sampler import Choice, guide, sample, uniforms
+
+PROMPT = "a red star"
+
+
+@pytest.fixture(scope="module")
+def system() -> DALLE1:
+    return make_dalle1()
+
+
+def pixels(pictures: Sequence[Picture]) -> list[bytes]:
+    return [picture.image.tobytes() for picture in pictures]
+
+
+@pytest.mark.parametrize("settings", [{}, {"guidance": 3.0, "top_p": 0.9}, {"temperature": 0.5, "top_k": 5}])
+def test_a_picture_of_a_batch_equals_the_same_made_alone(
+    system: DALLE1, settings: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = system.generate(PROMPT, 5, seed=3, **settings)  # type: ignore[arg-type]
+    assert [picture.seed for picture in together] == [3, 4, 5, 6, 7]
+    assert len(set(pixels(together))) == 5
+    alone = [system.generate(PROMPT, 1, seed=seed, **settings)[0] for seed in range(3, 8)]  # type: ignore[arg-type]
+    assert pixels(alone) == pixels(together)
+    monkeypatch.setattr(dalle1, "BATCH", 2)
+    assert pixels(system.generate(PROMPT, 5, seed=3, **settings)) == pixels(together)  # type: ignore[arg-type]
+
+
+def test_the_text_the_seed_and_every_setting_matter(system: DALLE1) -> None:
+    plain = pixels(system.generate(PROMPT, 3))
+    assert pixels(system.generate(PROMPT, 3)) == plain
+    assert pixels(system.generate("a blue moon", 3)) != plain
+    assert pixels(system.generate(PROMPT, 3, seed=1))[:2] == plain[1:]
+    for other in ({"guidance": 4.0}, {"temperature": 0.3}, {"top_k": 2}, {"top_p": 0.1}):
+        assert pixels(system.generate(PROMPT, 3, **other)) != plain  # type: ignore[arg-type]
+    coldest = pixels(system.generate(PROMPT, 3, temperature=0))
+    assert len(set(coldest)) == 1
+
+
+def test_texts_are_read_cleaned_and_of_any_length(system: DALLE1) -> None:
+    assert pixels(system.generate("  A   Red&#32;star\n", 2)) == pixels(system.generate(PROMPT, 2))
+    ids = system.tokenize(["", "red " * 200])
+    assert ids.shape == (2, system.transformer.config.text_length)
+    assert (torch.from_numpy(ids[:1]) == system.transformer.empty_captions(1)).all()
+    assert len(system.generate("🍎" * 300, 1)) == 1
+
+
+def test_guidance_of_one_is_no_guidance(system: DALLE1) -> None:
+    assert pixels(system.generate(PROMPT, 4, guidance=1)) == pixels(system.generate(PROMPT, 4))
+    text = torch.from_numpy(system.tokenize([PROMPT] * 4))
+    both = torch.cat([text, system.transformer.empty_captions(4)])
+    guided = sample(guide(Continuation(system.transformer, both), 1.0), uniforms(range(4), 16), Choice())
+    assert (guided.view(4, 4, 4) == system.sample([PROMPT] * 4, range(4), system.resolve(4, 0, {}))).all()
+
+
+def test_guidance_of_nought_ignores_the_text(system: DALLE1) -> None:
+    assert pixels(system.generate(PROMPT, 3, guidance=0)) == pixels(system.generate("a blue moon", 3, guidance=0))
+    assert pixels(system.generate(PROMPT, 3, guidance=0)) == pixels(system.generate("", 3))
+
+
+def test_several_prompts_are_drawn_at_once(system: DALLE1) -> None:
+    prompts, settings = ["a red star", "a blue moon", ""], system.resolve(1, 0, {})
+    codes = system.sample(prompts, [7, 8, 9], settings)
+    assert (codes.shape, codes.dtype) == ((3, 4, 4), torch.int64)
+    for prompt, seed, one in zip(prompts, [7, 8, 9], system.decode(codes), strict=True):
+        assert one.tobytes() == system.generate(prompt, 1, seed=seed)[0].image.tobytes()
+
+
+def test_reranking_keeps_the_best_with_their_own_seeds(system: DALLE1) -> None:
+    assert system.clip is not None
+    everything = system.generate(PROMPT, 9, seed=20)
+    assert [picture.score for picture in everything] == [None] * 9
+    scores = system.clip.score([picture.image for picture in everything], PROMPT).tolist()
+    best = system.generate(PROMPT, 4, seed=20, rerank=9)
+    order = sorted(range(9), key=lambda i: -scores[i])[:4]
+    assert [picture.seed for picture in best] == [20 + i for i in order]
+    assert [picture.score for picture in best] == pytest.approx([scores[i] for i in order], abs=1e-6)
+    for picture in best:
+        assert picture.image.tobytes() == everything[picture.seed - 20].image.tobytes()
+        assert picture.image.tobytes() == system.generate(PROMPT, 1, seed=picture.seed)[0].image.tobytes()
+
+
+def test_negative_scores_are_scores(system: DALLE1, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert system.clip is not None
+    told = torch.tensor([-0.5, -0.1, 0.0, -0.3])
+    monkeypatch.setattr(system.clip, "score", lambda images, text: told[: len(images)])  # noqa: ARG005
+    best = system.generate(PROMPT, 4, rerank=4)
+    assert [picture.seed for picture in best] == [2, 1, 3, 0]
+
+
+def test_progress_counts_tokens_up_to_the_end(system: DALLE1, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dalle1, "BATCH", 2)
+    seen: list[tuple[int, int]] = []
+    system.generate(PROMPT, 2, rerank=5, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (5 * 16, 5 * 16)
+    assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize("rows", range(5))
+def test_complete_keeps_the_given_rows_and_draws_the_rest_as_always(system: DALLE1, rows: int) -> None:
+    scenes = Scenes(1, size=32)
+    picture = scenes[0].image
+    given = system.encode(picture)[:, :rows].flatten(1)
+    codes = system.sample([PROMPT] * 3, [0, 1, 2], system.resolve(1, 0, {}), given)
+    made = system.complete(picture, PROMPT, 3, keep_rows=rows)
+    assert pixels(made) == [image.tobytes() for image in system.decode(codes)]
+    assert (codes[:, :rows] == system.encode(picture)[:, :rows]).all()
+    assert len({tuple(row.flatten().tolist()) for row in codes}) == (3 if rows < 4 else 1)
+    assert all(one.settings["keep_rows"] == rows for one in made)
+    if rows == 0:
+        assert pixels(made) == pixels(system.generate(PROMPT, 3))
+    if rows == 2:
+        assert pixels(system.complete(picture, PROMPT, 3)) == pixels(made)
+    if rows == 4:
+        assert made[0].image.tobytes() == system.reconstruct(picture)[0].tobytes()
+
+
+@pytest.mark.parametrize("rows", [-1, 5])
+def test_rows_that_are_not_there_cannot_be_kept(system: DALLE1, rows: int) -> None:
+    with pytest.raises(PinxitError, match=rf"{rows} rows cannot be kept: the picture has 4 rows of codes"):
+        system.complete(Scenes(1, size=32)[0].image, PROMPT, keep_rows=rows)
+
+
+def test_complete_reranks_too(system: DALLE1) -> None:
+    made = system.complete(Scenes(1, size=32)[0].image, PROMPT, 2, rerank=6, seed=4)
+    scores = [picture.score or 0.0 for picture in made]
+    assert scores == sorted(scores, reverse=True)
+    assert {picture.seed for picture in made} < set(range(4, 10))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"steps": 5}, "tiny does not take the setting 'steps'. It takes: guidance, temperature, top_k, top_p, rerank"),
+        ({"size": (64, 64)}, "does not take the setting 'size'"),
+        ({"guidance": -1.0}, "guidance is -1.0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_k": 0}, "top_k is 0"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"rerank": 3}, "rerank is 3 for 4 pictures"),
+        ({"n": 0}, "0 pictures cannot be made"),
+        ({"seed": -1}, "seed -1 is out of range"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(system: DALLE1, arguments: dict[str, object], said: str) -> None:
+    with pytest.raises(PinxitError, match=said.replace("(", r"\(").replace(")", r"\)")):
+        system.generate(PROMPT, **arguments)  # type: ignore[arg-type]
+
+
+def test_reranking_needs_a_clip() -> None:
+    system = make_dalle1(with_clip=False)
+    assert len(system.generate(PROMPT, 2)) == 2
+    with pytest.raises(PinxitError, match=r"tiny has no CLIP, so it cannot rerank\. Leave --rerank out"):
+        system.generate(PROMPT, 2, rerank=4)
+
+
+def test_parts_that_were_not_trained_together_are_refused() -> None:
+    tokenizer, codec = make_tokenizer(), make_codec()
+    transformer = make_transformer(tokenizer, codec)
+    with pytest.raises(PinxitError, match=r"paints \(4, 4\) of 64 codes, but the dVAE has \(4, 4\) of 32"):
+        DALLE1(make_codec(codes=32), transformer, tokenizer)
+    with pytest.raises(PinxitError, match=r"The tokenizer has \d+ ids, but the transformer knows \d+"):
+        DALLE1(codec, transformer, Tokenizer.train(["a red star and a moon"] * 2, 700))
+
+
+def test_a_saved_system_draws_the_same(system: DALLE1, tmp_path: Path) -> None:
+    loaded = pinxit.load(save_dalle1(system, tmp_path / "mine"), device="cpu")
+    assert isinstance(loaded, DALLE1)
+    assert loaded.name == "mine"
+    assert loaded.defaults == {**system.defaults, "top_p": 0.9}
+    made = loaded.generate(PROMPT, 2, seed=5, rerank=4, top_p=1.0)
+    assert pixels(made) == pixels(system.generate(PROMPT, 2, seed=5, rerank=4))
+
+
+def test_without_the_clip_folder_everything_else_works(system: DALLE1, tmp_path: Path) -> None:
+    loaded = pinxit.load(save_dalle1(make_dalle1(with_clip=False), tmp_path / "mine"), device="cpu")
+    assert pixels(loaded.generate(PROMPT, 2, top_p=1.0)) == pixels(system.generate(PROMPT, 2))
+
+
+def test_half_precision_weights_are_computed_with_in_float32(system: DALLE1, tmp_path: Path) -> None:
+    loaded = pinxit.load(save_dalle1(system, tmp_path / "half", torch.float16), device="cpu")
+    assert isinstance(loaded, DALLE1)
+    assert loaded.clip is not None
+    for network in (loaded.transformer, loaded.codec.dvae, loaded.clip.clip):
+        assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+    text, image = torch.from_numpy(system.tokenize([PROMPT])), torch.zeros(1, 16, dtype=torch.int64)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.transformer(text, image), system.transformer(text, image), atol=0.02, rtol=0)
+
+
+def test_a_picture_carries_what_it_takes_to_make_it_again(system: DALLE1, tmp_path: Path) -> None:
+    [picture] = system.generate(PROMPT, 1, seed=11, rerank=3, guidance=2.0, top_p=0.8)
+    record = read_settings(picture.save(tmp_path / "one.png"))
+    assert record["settings"] == {"guidance": 2.0, "temperature": 1.0, "top_p": 0.8, "rerank": 3}
+    assert (record["prompt"], record["model"], record["size"]) == (PROMPT, "tiny", [32, 32])
+    assert record["score"] == picture.score
+    settings = {name: value for name, value in record["settings"].items() if name != "rerank"}
+    [again] = system.generate(record["prompt"], 1, seed=record["seed"], **settings)
+    assert again.image.tobytes() == picture.image.tobytes()

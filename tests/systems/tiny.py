@@ -1,0 +1,77 @@
+"""DALL·E 1 with random weights, small enough for any test, and its folder as the recipe's last stage writes it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from pinxit.checkpoints.files import save_checkpoint, to_config
+from pinxit.models import clip, dvae, token_transformer
+from pinxit.models.clip import CLIP
+from pinxit.models.dvae import DVAE
+from pinxit.models.token_transformer import TokenTransformer
+from pinxit.systems.clip import CLIPSystem
+from pinxit.systems.codec import Codec
+from pinxit.systems.dalle1 import DALLE1
+from pinxit.text.tokenizer import Tokenizer
+
+CAPTIONS = [f"a {colour} {shape}" for colour in ("red", "blue") for shape in ("star", "moon")]
+
+
+def make_tokenizer() -> Tokenizer:
+    return Tokenizer.train(CAPTIONS * 2, 600)
+
+
+def make_codec(seed: int = 0, codes: int = 64) -> Codec:
+    torch.manual_seed(seed)
+    network = DVAE(replace(dvae.SIZES["tiny-32"], codes=codes))
+    for parameter in network.decoder.parameters():  # residual paths begin at zero: different codes must look different
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return Codec(network)
+
+
+def make_transformer(tokenizer: Tokenizer, codec: Codec) -> TokenTransformer:
+    torch.manual_seed(1)
+    config = replace(
+        token_transformer.SIZES["tiny-32"],
+        text_vocabulary=tokenizer.vocab_size,
+        image_vocabulary=codec.codes,
+        grid=codec.grid,
+    )
+    network = TokenTransformer(config)
+    for parameter in network.parameters():  # the text must matter
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return network
+
+
+def make_clip(tokenizer: Tokenizer) -> CLIPSystem:
+    torch.manual_seed(2)
+    return CLIPSystem(CLIP(clip.SIZES["tiny-32"].with_vocabulary(tokenizer.vocab_size)), tokenizer)
+
+
+def make_dalle1(*, with_clip: bool = True) -> DALLE1:
+    tokenizer, codec = make_tokenizer(), make_codec()
+    system = DALLE1(codec, make_transformer(tokenizer, codec), tokenizer, make_clip(tokenizer) if with_clip else None)
+    system.name = "tiny"
+    return system
+
+
+def save_codec(codec: Codec, folder: Path, dtype: torch.dtype | None = None) -> Path:
+    config = {"kind": "dvae", "config": to_config(codec.dvae.config)}
+    save_checkpoint(folder, config, {"dvae": codec.dvae}, dtype=dtype)
+    return folder
+
+
+def save_dalle1(system: DALLE1, folder: Path, dtype: torch.dtype | None = None) -> Path:
+    save_checkpoint(folder, {"kind": "dalle1", "defaults": {"top_p": 0.9}}, {})
+    save_codec(system.codec, folder / "dvae", dtype)
+    text = system.tokenizer.to_json()
+    config = {"kind": "token_transformer", "config": to_config(system.transformer.config)}
+    networks = {"transformer": system.transformer}
+    save_checkpoint(folder / "transformer", config, networks, tokenizer=text, dtype=dtype)
+    if system.clip is not None:
+        config = {"kind": "clip", "config": to_config(system.clip.clip.config)}
+        save_checkpoint(folder / "clip", config, {"clip": system.clip.clip}, tokenizer=text, dtype=dtype)
+    return folder
