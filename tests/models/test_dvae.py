@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pinxit.errors import PinxitError
 from pinxit.models.dvae import DVAE, SIZES, DVAEConfig, ResidualBlock
 from pinxit.nn.logit_laplace import to_pixels
 from pinxit.objectives.reconstruction import RelaxedCodes, RelaxedCodesConfig, ramp
@@ -177,3 +178,10 @@ def test_it_learns_a_few_pictures_by_heart(cosine: bool, continuous: int, steps:
         after = float(objective.validate({"pixels": pixels}, steps)["psnr"])
     assert before < 14
     assert after > reached
+
+
+def test_pictures_that_do_not_divide_into_codes_are_refused() -> None:
+    with pytest.raises(PinxitError, match="Choose a multiple of 8"):
+        replace(SIZES["tiny-32"], size=60)
+    with pytest.raises(ValueError, match="do not divide into squares of 8"):
+        DVAE(SIZES["tiny-32"]).encode(torch.zeros(1, 3, 32, 44))

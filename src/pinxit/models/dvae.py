@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from pinxit.errors import PinxitError
 from pinxit.nn.logit_laplace import to_pixels, to_unit
 from pinxit.nn.quantizers import CosineCodes, DirectCodes
 
@@ -35,6 +36,13 @@ class DVAEConfig:
     """Scale of the residual paths. With 1 they start as zero; the paper starts them at random, scaled by 1/64."""
     patch: int = 1
     """Side of the squares of pixels that are folded into channels first. 1 is the paper's; 4 suits a laptop."""
+
+    def __post_init__(self) -> None:
+        if self.size % self.factor:
+            raise PinxitError(
+                f"size={self.size} does not divide into codes of {self.factor} pixels a side, which patch={self.patch} "
+                f"and {len(self.widths)} groups make. Choose a multiple of {self.factor}."
+            )
 
     @property
     def factor(self) -> int:
@@ -112,7 +120,9 @@ class DVAE(nn.Module):
         self._initialize()
 
     def features(self, pixels: Tensor) -> Tensor:
-        """Pixels b 3 h w in [-1, 1] -> what the codes are told from, b c h' w'."""
+        """Pixels b 3 h w in [-1, 1] -> what the codes are told from, b c h' w'. h and w are multiples of the factor."""
+        if pixels.shape[2] % self.config.factor or pixels.shape[3] % self.config.factor:
+            raise ValueError(f"pixels {tuple(pixels.shape)} do not divide into squares of {self.config.factor}")
         out: Tensor = self.encoder(to_unit(pixels))
         return out
 
