@@ -63,7 +63,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         """`x` b n d -> b n d.
 
-        `mask` is boolean and broadcasts to `b heads n m`, True where a query may look. With a `cache`, `x` holds the
+        `mask` is boolean and broadcasts to `b heads n m`, True where a query may look; where there is one, it alone
+        decides and `causal` is not asked. With a `cache`, `x` holds the
         positions `cache.length ...` of the sequence, whose keys and values are written there before attending, and
         `mask` covers the columns up to the last of them.
         """
