@@ -22,7 +22,7 @@ COLOURS = {
     "brown": (130, 80, 45),
 }
 
-_COLOUR_WORD = re.compile(rf"\b({'|'.join([*COLOURS, 'black', 'white', 'grey', 'gray'])})\b", re.IGNORECASE)
+_COLOUR = re.compile(rf"\b(an?\s+)?({'|'.join([*COLOURS, 'black', 'white', 'grey', 'gray'])})\b", re.IGNORECASE)
 _ARTICLE = re.compile(r"^(an?|the)\s+", re.IGNORECASE)
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
@@ -46,7 +46,7 @@ def recolour(sample: Sample, rng: np.random.Generator) -> Sample:
     captions = {
         "short": tuple(in_colour(text, name) for text in shorts),
         "long": tuple(text.replace(shorts[0], in_colour(shorts[0], name)) for text in longs),
-        "alt": tuple(f"{name}, {_COLOUR_WORD.sub(name, text)}" for text in sample.captions.get("alt", ())),
+        "alt": tuple(f"{name}, {_COLOUR.sub(name, text)}" for text in sample.captions.get("alt", ())),
     }
     said = {kind: texts for kind, texts in captions.items() if texts}
     return replace(sample, image=tint(sample.image, COLOURS[name]), captions=said)
@@ -54,14 +54,13 @@ def recolour(sample: Sample, rng: np.random.Generator) -> Sample:
 
 def in_colour(text: str, name: str) -> str:
     """The caption with its colour replaced, or named in front of the thing: "a cat" -> "a blue cat"."""
-    if _COLOUR_WORD.search(text):
-        return _COLOUR_WORD.sub(name, text)
-    article = _ARTICLE.match(text)
-    if article is None:
+    article = "an" if name[0] in "aeiou" else "a"
+    if _COLOUR.search(text):
+        return _COLOUR.sub(lambda found: f"{article} {name}" if found[1] else name, text)
+    start = _ARTICLE.match(text)
+    if start is None:
         return f"{name} {text}"
-    return (
-        f"{'the' if article[1].lower() == 'the' else 'an' if name == 'orange' else 'a'} {name} {text[article.end() :]}"
-    )
+    return f"{'the' if start[1].lower() == 'the' else article} {name} {text[start.end() :]}"
 
 
 def tint(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
