@@ -1,4 +1,6 @@
-"""A system small enough for any test: it paints one colour, drawn from its brush, the prompt and the seed."""
+"""A system small enough for any test, which paints one colour, drawn from its brush, the prompt and the seed; and
+DALL·E 1 trained for a few steps.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,10 @@ from typing import Self, Unpack
 import pytest
 import torch
 from PIL import Image
+from tests.recipes.hasty import HASTY_SOURCE, hasty_dalle1
 
 from pinxit.checkpoints.files import read_config, read_tensors, save_checkpoint
+from pinxit.recipes.recipe import Context
 from pinxit.systems import system
 from pinxit.systems.picture import Picture
 from pinxit.systems.system import Kind, Progress, Settings, System
@@ -57,3 +61,11 @@ def painter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     config = {"kind": "painter", "size": 8, "licence": "CC0-1.0", "metrics": {"fid": 1.5}}
     save_checkpoint(folder, config, {"brush": {"weight": torch.ones(3)}}, card="# Painter\n\nPaints one colour.\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def dalle1_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished `hasty_dalle1` over HASTY_SOURCE, to be copied by who changes it."""
+    out = tmp_path_factory.mktemp("runs") / "dalle1"
+    hasty_dalle1().run(Context(HASTY_SOURCE, out))
+    return out
