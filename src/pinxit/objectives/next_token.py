@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ class NextTokenConfig:
 
     text_weight: float = 1 / 8
     """Of the mean over text tokens; the mean over image tokens counts the rest."""
+    keep: float = 1.0
+    """The share of image tokens that the network sees as they are while it learns. The others are replaced at random,
+    so that it does not come to rely on having painted without fault (`pkeep` of Esser et al. 2021)."""
 
 
 class NextToken(Objective):
@@ -39,7 +43,11 @@ class NextToken(Objective):
     def loss(self, batch: Batch, turn: str, step: int) -> tuple[Tensor, Numbers]:  # noqa: ARG002
         """`batch["text"]` b l and `batch["image"]` b n, int64. The numbers are nats per token."""
         text, image = batch["text"], batch["image"]
-        text_logits, image_logits = self.network(text, image)
+        seen = image
+        if self.training and self.config.keep < 1:
+            other = torch.randint_like(image, int(self.network.config.image_vocabulary))  # type: ignore[union-attr,arg-type]
+            seen = torch.where(torch.rand(image.shape, device=image.device) < self.config.keep, image, other)
+        text_logits, image_logits = self.network(text, seen)
         text_loss = F.cross_entropy(text_logits.flatten(0, 1).float(), text[:, 1:].flatten())
         image_loss = F.cross_entropy(image_logits.flatten(0, 1).float(), image.flatten())
         share = self.config.text_weight

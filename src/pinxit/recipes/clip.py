@@ -15,9 +15,9 @@ from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from pinxit.checkpoints.files import to_config
+from pinxit.data.augment import crop_square
 from pinxit.data.images import to_tensor
 from pinxit.data.loader import Loader
 from pinxit.data.recolour import recolour
@@ -72,18 +72,6 @@ class Pair:
             "caption_key": key(caption.lower()),
             "picture_key": key(sample.key),
         }
-
-
-def crop_square(image: Image.Image, size: int, least: float, rng: np.random.Generator) -> Image.Image:
-    """A random square of at least the share `least` of the centre square's area, scaled to `size`; 1 takes it all.
-
-    The paper's only augmentation. It stays in the centre square, which is what is seen when the network is used.
-    """
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    kept = side * rng.uniform(least, 1.0) ** 0.5
-    left, top = left + rng.uniform(0, side - kept), top + rng.uniform(0, side - kept)
-    return image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + kept, top + kept))
 
 
 class Captioned(Protocol):

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from pinxit.models.clip import CLIPConfig, TextConfig, VisionConfig
+from pinxit.objectives.next_token import NextTokenConfig
 from pinxit.recipes.clip import CLIPDataConfig, clip
 from pinxit.recipes.dalle1 import (
     ModelStage,
@@ -32,7 +33,7 @@ DATA: dict[str, Any] = {
     "licence": "Apache-2.0; trained on drawings under Apache-2.0 (Noto), MIT (Fluent) and CC-BY-4.0 (Twemoji)",
 }
 
-CAPTIONS = {"short": 1.0, "long": 0.6, "alt": 0.4}
+CAPTIONS = {"short": 1.0, "long": 0.6, "alt": 0.15}
 """Names, names with their style, keywords."""
 
 PROMPTS = (
@@ -108,19 +109,20 @@ def dalle1_emoji() -> Pipeline:
                 data=PictureDataConfig(**DATA),
                 training=replace(dvae.training, steps=12_000),
             ),
-            "tokens": TokensStage(name="dalle1-tokens", data=DataConfig(**DATA), colours=2),
+            "tokens": TokensStage(name="dalle1-tokens", data=DataConfig(**DATA), moves=2, colours=3),
             "clip": replace(
                 clip(),
                 model=CLIP_SIZE,
-                data=CLIPDataConfig(**DATA, captions=CAPTIONS, recolour=0.5),
+                data=CLIPDataConfig(**DATA, captions={**CAPTIONS, "alt": 0.4}, recolour=0.5),
                 training=replace(clip().training, steps=1_500, batch_size=128),
             ),
             "transformer": replace(
                 transformer,
-                model=replace(transformer.model, text_length=24),
+                model=replace(transformer.model, text_length=20),
+                objective=NextTokenConfig(keep=0.85),
                 data=TextDataConfig(**DATA, captions=CAPTIONS, prompts=PROMPTS),
                 optimizer=replace(transformer.optimizer, lr=2e-3),
-                training=replace(transformer.training, steps=9_000),
+                training=replace(transformer.training, steps=7_000),
             ),
             "model": ModelStage(
                 name="dalle1-model", defaults={"top_p": 0.95, "guidance": 1.5}, licence=DATA["licence"], card=CARD
