@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pinxit.errors import PinxitError
-from pinxit.models.dvae import DVAE, SIZES, DVAEConfig
+from pinxit.models.dvae import DVAE, DVAEConfig
 from pinxit.nn.logit_laplace import negative_log_likelihood
 from pinxit.nn.quantizers import CosineCodes, gumbel_softmax, uniform_divergence
 from pinxit.nn.similarity import psnr, ssim
 from pinxit.objectives.reconstruction import RelaxedCodes, RelaxedCodesConfig, ramp
 
-COSINE = SIZES["tiny-32"]
+COSINE = DVAEConfig(size=32, codes=64, widths=(32, 64), blocks=1, vector=8, cosine=True, patch=4)
 DIRECT = replace(COSINE, cosine=False)
 PLAIN = RelaxedCodesConfig(kl_warmup=10, anneal=20)
 

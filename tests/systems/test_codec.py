@@ -44,8 +44,8 @@ def test_codes_become_pictures_in_the_codecs_size(codec: Codec, pictures: list[I
 
 
 def test_pictures_that_are_not_square_are_cropped(codec: Codec) -> None:
-    wide = Image.new("RGB", (90, 30), "red")
-    wide.paste("blue", (30, 0, 60, 30))
+    wide = Image.new("RGB", (96, 32), "red")
+    wide.paste("blue", (32, 0, 64, 32))
     assert (codec.encode(wide) == codec.encode(Image.new("RGB", (32, 32), "blue"))).all()
 
 

@@ -26,7 +26,7 @@ def make_tokenizer() -> Tokenizer:
 
 def make_codec(seed: int = 0, codes: int = 64) -> Codec:
     torch.manual_seed(seed)
-    network = DVAE(replace(dvae.SIZES["tiny-32"], codes=codes))
+    network = DVAE(replace(dvae.SIZES["tiny-32"], codes=codes, patch=8))  # 4x4 codes
     for parameter in network.decoder.parameters():  # residual paths begin at zero: different codes must look different
         parameter.data += 0.1 * torch.randn_like(parameter)
     return Codec(network)

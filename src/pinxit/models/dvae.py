@@ -60,7 +60,8 @@ SIZES = {
     "paper": DVAEConfig(size=256, codes=8192, widths=(256, 512, 1024, 2048), blocks=2, vector=128, gain=1 / 64),
     # For two cores: 64 px to 8x8 of 1,024 codes.
     "small-64": DVAEConfig(size=64, codes=1024, widths=(128, 256), blocks=2, vector=12, cosine=True, patch=4),
-    "tiny-32": DVAEConfig(size=32, codes=64, widths=(32, 64), blocks=1, vector=8, cosine=True, patch=4),
+    # For tests and first tries: 32 px to 8x8 of 128 codes.
+    "tiny-32": DVAEConfig(size=32, codes=128, widths=(64,), blocks=1, vector=4, cosine=True, patch=4),
 }
 
 

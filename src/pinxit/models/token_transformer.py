@@ -60,7 +60,7 @@ SIZES = {
         heads=4,
     ),
     "tiny-32": TokenTransformerConfig(
-        text_vocabulary=1_024, text_length=16, image_vocabulary=64, grid=(4, 4), width=64, depth=2, heads=2
+        text_vocabulary=1_024, text_length=16, image_vocabulary=128, grid=(8, 8), width=64, depth=2, heads=4
     ),
 }
 
