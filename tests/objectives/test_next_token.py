@@ -119,3 +119,34 @@ def test_the_preview_is_painted_by_whoever_knows_how() -> None:
     assert NextToken(network, NextTokenConfig()).preview() is None
     assert NextToken(network, NextTokenConfig(), lambda: picture).preview() is picture
     assert dict(NextToken(network, NextTokenConfig()).networks()) == {"transformer": network}
+
+
+class Reader(nn.Module):
+    """Remembers which image tokens it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SIZES["tiny-32"]
+        self.scale = nn.Parameter(torch.zeros(()))
+        self.shown = torch.empty(0)
+
+    def forward(self, text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        self.shown = image
+        k = self.config.image_vocabulary
+        return self.scale * torch.ones(*text[:, 1:].shape, 5), self.scale * torch.ones(*image.shape, k)
+
+
+def test_a_share_of_the_image_tokens_is_replaced_while_learning_and_none_afterwards() -> None:
+    torch.manual_seed(0)
+    reader = Reader()
+    objective = NextToken(reader, NextTokenConfig(keep=0.75))
+    image = torch.randint(0, reader.config.image_vocabulary, (64, 64))
+    before = image.clone()
+    loss, _ = objective.loss({"text": torch.zeros(64, 3, dtype=torch.int64), "image": image}, "main", 0)
+    chance = 1 / reader.config.image_vocabulary  # that the random token is the true one
+    assert (reader.shown != image).float().mean().item() == pytest.approx(0.25 * (1 - chance), abs=0.03)
+    assert 0 <= int(reader.shown.min()) <= int(reader.shown.max()) < reader.config.image_vocabulary
+    assert torch.equal(image, before)
+    assert loss.item() == pytest.approx(math.log(5) / 8 + math.log(reader.config.image_vocabulary) * 7 / 8, rel=1e-5)
+    objective.eval().loss({"text": torch.zeros(64, 3, dtype=torch.int64), "image": image}, "main", 0)
+    assert torch.equal(reader.shown, image)

@@ -11,7 +11,7 @@ import pinxit
 from pinxit.data.pairs import open_pairs
 from pinxit.data.sample import Sample
 from pinxit.errors import PinxitError
-from pinxit.recipes.clip import Pair, clip, clip_tiny, crop_square, train_tokenizer
+from pinxit.recipes.clip import Pair, clip, clip_tiny, train_tokenizer
 from pinxit.recipes.overrides import override
 from pinxit.recipes.recipe import Context
 from pinxit.systems.clip import CLIPSystem
@@ -29,23 +29,6 @@ def gradient() -> Image.Image:
     """A picture whose red tells the column and whose green tells the row."""
     columns, rows = np.meshgrid(np.arange(100), np.arange(60))
     return Image.fromarray(np.stack([columns * 2, rows * 2, rows * 0], axis=-1).astype(np.uint8))
-
-
-def test_a_crop_stays_in_the_centre_square_and_keeps_its_share() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(100):
-        pixels = np.asarray(crop_square(gradient(), 30, 0.9, rng)).astype(float) / 2
-        left, right = pixels[15, 0, 0], pixels[15, -1, 0]
-        top, bottom = pixels[0, 15, 1], pixels[-1, 15, 1]
-        assert 19 <= left < right <= 81
-        for kept in (right - left, bottom - top):  # one output pixel is two source pixels, seen at their middles
-            assert 60 * 0.9**0.5 - 3.5 <= kept <= 60
-
-
-def test_without_cropping_the_centre_square_is_seen_as_the_system_sees_it() -> None:
-    rng = np.random.default_rng(0)
-    whole = np.asarray(crop_square(gradient(), 60, 1.0, rng))
-    assert (whole == np.asarray(gradient())[:, 20:80]).all()
 
 
 def test_a_sample_becomes_pixels_framed_ids_and_keys(tokenizer: Tokenizer) -> None:
