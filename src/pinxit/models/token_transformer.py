@@ -138,6 +138,7 @@ class Continuation:
     def __init__(self, network: TokenTransformer, text: Tensor, *, cached: bool = True) -> None:
         self.network = network
         self.text = text
+        self.position = (network.row_position + network.column_position).flatten(0, 1).detach()
         self.cache: Cache | None = None
         if cached:
             capacity = network.config.text_length + network.config.image_length - 1
@@ -152,10 +153,8 @@ class Continuation:
         if start == 0:
             x = network.embed(self.text, ids)
         else:
-            columns = network.config.grid[1]
-            new = torch.arange(start - network.config.text_length, ids.shape[1], device=ids.device)
-            position = network.row_position[new // columns, 0] + network.column_position[new % columns]
-            x = network.image_embedding(ids[:, new]) + position
+            new = start - network.config.text_length
+            x = network.image_embedding(ids[:, new:]) + self.position[new : ids.shape[1]]
         x = network.transformer(x, masks=network.masks(start, end), causal=True, cache=cache)
         logits: Tensor = network.image_head(network.norm(x[:, -1]))
         return logits

@@ -32,6 +32,13 @@ class Cache:
         """How many positions fit."""
         return self.keys.shape[3]
 
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes `b heads n w` of one layer behind what is there, and gives all, `b heads length+n w`."""
+        end = self.length + k.shape[2]
+        self.keys[layer, :, :, self.length : end] = k
+        self.values[layer, :, :, self.length : end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
 
 class Attention(nn.Module):
     """Scaled dot-product attention with several heads (Vaswani et al. 2017, section 3.2).
@@ -70,21 +77,21 @@ class Attention(nn.Module):
         """
         b, n, d = x.shape
         if context is None:
-            q, k, v = self.query_key_value(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+            q, k, v = split(self.query_key_value(x), self.heads)
         else:
             q = self.query(x).view(b, n, self.heads, d // self.heads).transpose(1, 2)
             k, v = self.key_value(context).view(b, context.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
         if cache is not None:
-            start, end = cache.length, cache.length + n
-            cache.keys[layer, :, :, start:end] = k
-            cache.values[layer, :, :, start:end] = v
-            k, v = cache.keys[layer, :, :, :end], cache.values[layer, :, :, :end]
-            if causal and n > 1 and start > 0 and mask is None:
-                mask = torch.ones(n, end, dtype=torch.bool, device=x.device).tril(start)
-            causal = causal and n > 1 and start == 0
+            k, v = cache.extend(layer, k, v)
         y = attend(q, k, v, mask, causal)
         out: Tensor = self.out(y.transpose(1, 2).reshape(b, n, d))
         return out
+
+
+def split(query_key_value: Tensor, heads: int) -> tuple[Tensor, ...]:
+    """`b n 3d` -> queries, keys and values, `b heads n w` each."""
+    b, n, d = query_key_value.shape
+    return query_key_value.view(b, n, 3, heads, d // (3 * heads)).permute(2, 0, 3, 1, 4).unbind()
 
 
 PLAIN_UP_TO = 512
@@ -92,13 +99,24 @@ PLAIN_UP_TO = 512
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v for `b heads n d`, where `mask` allows, or else causally, or everywhere."""
-    if q.device.type == "cpu" and q.requires_grad and k.shape[-2] <= PLAIN_UP_TO:
+    """softmax(q k^T / sqrt(w)) v: `b heads n w` and twice `b heads m w` -> `b heads n w`.
+
+    Queries look where `mask` allows, or else causally, or else everywhere. Causally, they are the last n of the m.
+    """
+    n, m = q.shape[-2], k.shape[-2]
+    causal = causal and n > 1 and mask is None
+    on_cpu = q.device.type == "cpu"
+    plain = on_cpu and q.requires_grad and m <= PLAIN_UP_TO
+    if causal and (plain or n < m):
+        mask, causal = torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n), False
+    if on_cpu and n == 1 and q.dtype == torch.bfloat16:  # the fused kernel takes three times as long for one query
+        scores = k @ (q * q.shape[-1] ** -0.5).transpose(-2, -1)
+        if mask is not None:
+            scores = scores.masked_fill(~mask.transpose(-2, -1), -torch.inf)
+        return torch.matmul(scores.softmax(-2).transpose(-2, -1), v)
+    if plain:
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        if mask is None and causal:
-            mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
         if mask is not None:
             scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
-        y: Tensor = scores.softmax(-1).to(v.dtype) @ v
-        return y
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and mask is None)
+        return torch.matmul(scores.softmax(-1).to(v.dtype), v)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
