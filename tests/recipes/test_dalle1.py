@@ -15,12 +15,13 @@ from tests.recipes.hasty import HASTY_SOURCE, hasty_dalle1
 
 import pinxit
 from pinxit.checkpoints.files import read_config, read_tensors
+from pinxit.data.images import WHITE
 from pinxit.data.pairs import open_pairs
 from pinxit.data.sample import Sample
 from pinxit.errors import PinxitError
 from pinxit.jobs.encode import Encoded, EncodedSample
 from pinxit.recipes.catalogue import RECIPES
-from pinxit.recipes.dalle1 import Pixels, Recoloured, Stream, TokensStage, dalle1_dvae_tiny, dalle1_tiny
+from pinxit.recipes.dalle1 import Pixels, Stream, TokensStage, Versions, dalle1_dvae_tiny, dalle1_tiny
 from pinxit.recipes.overrides import override
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Context, Recipe
@@ -211,21 +212,31 @@ class Coloured:
         return len(self.shorts)
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample(f"{index}", Image.new("RGB", (8, 8), (200, 180, 20)), self.captions_at(index), {})
+        image = Image.new("RGB", (32, 32), WHITE)
+        image.paste((200, 180, 20), (8, 8, 24, 24))
+        return Sample(f"{index}", image, self.captions_at(index), {})
 
     def captions_at(self, index: int) -> dict[str, tuple[str, ...]]:
         return {"short": (self.shorts[index],)}
 
 
 def test_versions_in_other_colours_come_beside_those_that_can_have_them() -> None:
-    pairs = Recoloured.of(Coloured(), 2)
-    samples = [pairs[i] for i in range(len(pairs))]
+    versions = Versions.of(Coloured(), 0, 2, WHITE)
+    samples = [versions[i] for i in range(len(versions))]
     assert [sample.key for sample in samples] == ["0", "0#1", "0#2", "1", "2", "2#1", "2#2", "3"]
     assert samples[0].captions["short"] == ("a cat",)
     assert samples[1].captions["short"][0].endswith(" cat")
-    assert samples[1].captions != samples[0].captions
-    assert samples[1].image.tobytes() == pairs[1].image.tobytes() != samples[0].image.tobytes()
-    assert len(Recoloured.of(Coloured(), 0)) == 4
+    assert samples[1].captions == versions.captions_at(1) != samples[0].captions
+    assert samples[1].image.tobytes() == versions[1].image.tobytes() != samples[0].image.tobytes()
+    assert len(Versions.of(Coloured(), 0, 0, WHITE)) == 4
+
+
+def test_moved_versions_keep_their_captions_and_come_before_the_coloured_ones() -> None:
+    versions = Versions.of(Coloured(), 1, 1, WHITE)
+    samples = [versions[i] for i in range(len(versions))]
+    assert [sample.key for sample in samples] == ["0", "0#1", "0#2", "1", "1#1", "2", "2#1", "2#2", "3", "3#1"]
+    assert samples[1].captions == samples[0].captions != samples[2].captions
+    assert len({samples[i].image.tobytes() for i in range(3)}) == 3
 
 
 def test_a_stream_holds_text_with_pads_and_codes() -> None:

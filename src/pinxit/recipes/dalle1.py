@@ -394,7 +394,7 @@ def dalle1_dvae_tiny() -> Recipe:
             kl_warmup=100,
             least_log_scale=0.0,  # nearer to plain squared error, which learns colours sooner
         ),
-        data=replace(recipe.data, validation=64, flip=False),
+        data=PictureDataConfig(size=recipe.data.size, validation=64, flip=False),
         optimizer=replace(recipe.optimizer, lr=7e-3, warmup=10),
         training=replace(recipe.training, steps=1_000, batch_size=16, ema_decay=0.98, precision="float32"),
     )
@@ -438,7 +438,12 @@ def dalle1_transformer_tiny() -> Recipe:
         hardware="1 core",
         hours=0.005,
         expected="an image loss of 2 nats per code on 2,000 scenes (chance: 4.9)",
-        data=replace(recipe.data, captions={"short": 1.0, "long": 0.1, "alt": 0.1}, bpe_dropout=0.0, validation=64),
+        data=TextDataConfig(
+            size=recipe.data.size,
+            captions={"short": 1.0, "long": 0.1, "alt": 0.1},
+            bpe_dropout=0.0,
+            validation=64,
+        ),
         optimizer=replace(recipe.optimizer, lr=8e-3, warmup=20),
         training=replace(recipe.training, steps=800, batch_size=32, ema_decay=0.98),
     )
