@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
+from PIL import Image
 from tests.systems.tiny import make_codec, make_dalle1, make_tokenizer, make_transformer, save_dalle1
 
 import pinxit
+from pinxit.cli.main import main
 from pinxit.data.scenes import Scenes
 from pinxit.errors import PinxitError
 from pinxit.models.token_transformer import Continuation
@@ -216,3 +219,30 @@ def test_a_picture_carries_what_it_takes_to_make_it_again(system: DALLE1, tmp_pa
     settings = {name: value for name, value in record["settings"].items() if name != "rerank"}
     [again] = system.generate(record["prompt"], 1, seed=record["seed"], **settings)
     assert again.image.tobytes() == picture.image.tobytes()
+
+
+def test_what_the_commands_write_can_be_made_again_from_its_file(
+    dalle1_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, scene = str(dalle1_run), Scenes(1, size=32)[0].image
+    scene.save("scene.png")
+    common = ["-m", model, "-n", "2", "--rerank", "5", "--guidance", "2", "--seed", "30", "-o", "out"]
+    for verb in (["generate", "a red circle"], ["complete", "scene.png", "a red circle", "--keep-rows", "3"]):
+        done = CliRunner().invoke(main, [*verb, *common])
+        assert done.exit_code == 0, done.output
+    system = pinxit.load(model, "cpu")
+    written = sorted(path for path in Path("out").iterdir() if "grid" not in path.name)
+    assert len(written) == 4
+    for path in written:
+        record = read_settings(path)
+        assert record["model"] == "dalle1"
+        assert record["score"] is not None
+        settings = {name: value for name, value in record["settings"].items() if name != "rerank"}
+        if "keep_rows" in settings:
+            [again] = system.complete(scene, record["prompt"], 1, seed=record["seed"], **settings)
+        else:
+            [again] = system.generate(record["prompt"], 1, seed=record["seed"], **settings)
+        with Image.open(path) as picture:
+            assert picture.tobytes() == again.image.tobytes()
+    assert sum("keep_rows" in read_settings(path)["settings"] for path in written) == 2
