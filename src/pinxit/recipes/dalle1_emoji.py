@@ -33,6 +33,9 @@ DATA: dict[str, Any] = {
     "licence": "Apache-2.0; trained on drawings under Apache-2.0 (Noto), MIT (Fluent) and CC-BY-4.0 (Twemoji)",
 }
 
+THINGS: dict[str, Any] = {**DATA, "exclude": {"style": ("openmoji",), "group": ("people & body", "flags")}}
+"""What the transformer learns. People, in jobs, genders and skin tones, are nearly half of all, and too fine for it."""
+
 CAPTIONS = {"short": 1.0, "long": 0.6, "alt": 0.15}
 """Names, names with their style, keywords."""
 
@@ -48,8 +51,8 @@ PROMPTS = (
     "a Noto emoji of tree",
     "sun",
     "a pink car",
-    "flag: France",
-    "woman astronaut",
+    "a red mushroom",
+    "ghost",
     "a yellow house",
     "birthday cake",
     "an orange fish",
@@ -109,7 +112,7 @@ def dalle1_emoji() -> Pipeline:
                 data=PictureDataConfig(**DATA),
                 training=replace(dvae.training, steps=12_000),
             ),
-            "tokens": TokensStage(name="dalle1-tokens", data=DataConfig(**DATA), moves=2, colours=3),
+            "tokens": TokensStage(name="dalle1-tokens", data=DataConfig(**THINGS), moves=2, colours=2),
             "clip": replace(
                 clip(),
                 model=CLIP_SIZE,
@@ -120,9 +123,9 @@ def dalle1_emoji() -> Pipeline:
                 transformer,
                 model=replace(transformer.model, text_length=20),
                 objective=NextTokenConfig(keep=0.85),
-                data=TextDataConfig(**DATA, captions=CAPTIONS, prompts=PROMPTS),
+                data=TextDataConfig(**THINGS, captions=CAPTIONS, prompts=PROMPTS),
                 optimizer=replace(transformer.optimizer, lr=2e-3),
-                training=replace(transformer.training, steps=7_000),
+                training=replace(transformer.training, steps=5_500),
             ),
             "model": ModelStage(
                 name="dalle1-model", defaults={"top_p": 0.95, "guidance": 1.5}, licence=DATA["licence"], card=CARD
