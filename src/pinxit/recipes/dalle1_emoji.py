@@ -73,14 +73,15 @@ CLIP_SIZE = CLIPConfig(
 
 CARD = """# dalle1-emoji
 
-DALL·E 1 at 64 pixels for emoji, trained from scratch by pinxit's recipe `dalle1-emoji` on two cores without a GPU, in about
-an hour and a half: a dVAE (8x8 of 1,024 codes), a transformer over 20 text tokens and 64 codes, and a CLIP that reranks.
+DALL·E 1 at 64 pixels for emoji, trained from scratch by pinxit's recipe `dalle1-emoji` on two cores without a GPU,
+in about an hour and a half: a dVAE (8x8 of 1,024 codes), a transformer over 20 text tokens and 64 codes, and a CLIP
+that reranks.
 
 ## Trained on
 
-The dVAE and CLIP saw 8,214 emoji drawings in four styles, with their names and keywords. The transformer saw the 4,458 of
-them that show neither people nor flags, 1,133 things in all, each also a little moved, and in other colours under names
-that say so.
+The dVAE and CLIP saw 8,214 emoji drawings in four styles, with their names and keywords. The transformer saw the
+4,458 of them that show neither people nor flags, 1,133 things in all, each also a little moved, and in other
+colours under names that say so.
 
 - Noto Emoji, (c) Google Inc, Apache-2.0; its waved flags are in the public domain
 - Fluent Emoji, 3D and flat, (c) Microsoft Corporation, MIT
@@ -91,15 +92,15 @@ The weights are under Apache-2.0. Pictures that come close to a training drawing
 
 ## What it can do
 
-Draw animals, faces, food, plants, vehicles, objects and symbols that have an emoji, in four styles ("a Noto emoji of ...",
-"a glossy 3D emoji of ...", "a flat vector emoji of ...", "a Twemoji drawing of ..."), and in red, orange, yellow, green,
-blue, purple, pink and brown ("a blue cat"). More candidates help: `--rerank 16`.
+Draw animals, faces, food, plants, vehicles, objects and symbols that have an emoji, in four styles ("a Noto emoji
+of ...", "a glossy 3D emoji of ...", "a flat vector emoji of ...", "a Twemoji drawing of ..."), and in red, orange,
+yellow, green, blue, purple, pink and brown ("a blue cat"). More candidates help: `--rerank 16`.
 
 ## What it cannot
 
-It draws one thing at a time: it does not count, does not place things side by side, and writes no text. It was trained
-for an hour and a half, and misses many of the things it has seen; shapes are often rough. Fine detail blurs, since 64
-codes hold no more.
+It draws one thing at a time: it does not count, does not place things side by side, and writes no text. It was
+trained for an hour and a half, and misses many of the things it has seen; shapes are often rough. Fine detail
+blurs, since 64 codes hold no more.
 """
 
 
