@@ -88,6 +88,21 @@ def test_a_saved_index_answers_alike_and_for_its_model_only(model: str, pictures
     assert "made by another model than other" in other.stderr
 
 
+def test_what_is_written_names_the_source_without_its_folders(
+    model: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, out = tmp_path / "index.safetensors", tmp_path / "grid.png"
+    assert run("search", "red", "--in", pictures, "--save", index, "-o", out, "-m", model).exit_code == 0
+    assert read_settings(out)["settings"]["source"] == pictures.name
+    assert str(pictures.parent).encode() not in index.read_bytes() + out.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    lost = run("search", "red", "--in", index, "-o", out, "-m", model)
+    assert lost.exit_code == 1
+    assert f"The pictures of the index, '{pictures.name}', cannot be opened here" in lost.stderr
+    monkeypatch.chdir(pictures.parent)
+    assert run("search", "red", "--in", index, "-o", out, "-m", model).exit_code == 0
+
+
 def test_a_picture_that_is_not_there_is_not_taken_for_a_text(model: str, pictures: Path) -> None:
     result = run("search", "absent.png", "--in", pictures, "-m", model)
     assert result.exit_code == 1

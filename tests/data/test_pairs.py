@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pinxit.data.folders import Folder
-from pinxit.data.pairs import FORMS, open_pairs, shard_paths
+from pinxit.data.pairs import FORMS, open_pairs, shard_paths, source_name
 from pinxit.data.sample import Pairs
 from pinxit.data.scenes import Scenes
 from pinxit.data.shards import Shards
@@ -120,3 +120,26 @@ def test_an_empty_folder_and_a_strange_file_list_the_forms(tmp_path: Path) -> No
         (tmp_path / name).write_text("{}")
         with pytest.raises(PinxitError, match=why):
             open_pairs(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("src", "name"),
+    [
+        ("/home/ann/photos", "photos"),
+        ("photos/", "photos"),
+        ("/home/ann/pairs.csv", "pairs.csv"),
+        ("/home/ann/coco.json:/home/ann/images/", "coco.json:images"),
+        ("/home/ann/{000..003}.tar", "{000..003}.tar"),
+        (".", "here"),
+        ("coco.json:.", "coco.json:here"),
+        ("below/..", "here"),
+        ("scenes:10:held-in", "scenes:10:held-in"),
+        ("emoji", "emoji"),
+    ],
+)
+def test_a_source_is_told_without_its_folders(
+    src: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert source_name(src) == name

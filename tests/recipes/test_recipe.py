@@ -100,3 +100,9 @@ def test_earlier_stages_are_neighbours_unless_told(tmp_path: Path) -> None:
         context.model("clip")
     elsewhere = replace(context, parts={"clip": str(tmp_path / "mean" / "model")})
     assert elsewhere.model("clip") == tmp_path / "mean" / "model"
+
+
+def test_no_path_goes_into_what_is_written(tmp_path: Path) -> None:
+    assert Context(f"{tmp_path}/coco.json:{tmp_path}/images/", tmp_path).source == "coco.json:images"
+    assert Context(f"{tmp_path}/{{000..003}}.tar", tmp_path).source == "{000..003}.tar"
+    assert Context(".", tmp_path).source == Path.cwd().name

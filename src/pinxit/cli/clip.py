@@ -89,11 +89,12 @@ def search(
         click.echo(f"{match.score:6.3f}  {match.key}")
     if out is not None:
         from pinxit.data.images import grid
+        from pinxit.data.pairs import source_name
         from pinxit.systems.picture import Picture
 
         sheet = grid(index.pictures(matches), columns=min(5, len(matches)))
         keys = [match.key for match in matches]
-        settings = {"source": index.source, "keys": keys}
+        settings = {"source": source_name(index.source), "keys": keys}
         click.echo(Picture(image=sheet, prompt=query, seed=0, model=clip.name, settings=settings).save(out))
 
 

@@ -15,7 +15,7 @@ from pinxit.data.shards import Shards
 from pinxit.data.tables import READERS, open_coco, open_table
 from pinxit.errors import PinxitError
 
-__all__ = ["FORMS", "BadSample", "Captions", "Pairs", "Sample", "open_pairs", "shard_paths"]
+__all__ = ["FORMS", "BadSample", "Captions", "Pairs", "Sample", "open_pairs", "shard_paths", "source_name"]
 
 FORMS = """\
   FOLDER                     pictures with sidecars of the same stem: .txt, .caption, or .json with caption or captions
@@ -55,6 +55,17 @@ def open_pairs(src: str, *, size: int = 128, background: Colour = WHITE) -> Pair
     if path.suffix.lower() in READERS and path.is_file():
         return _filled(open_table(path, background=background), src)
     raise _no_source(src)
+
+
+def source_name(src: str) -> str:
+    """SRC as files may tell it, paths by their last name alone: what is written travels, paths do not."""
+    table, colon, images = src.rpartition(".json:")
+    return f"{_last_name(table)}.json:{_last_name(images)}" if colon else _last_name(src)
+
+
+def _last_name(path: str) -> str:
+    name = Path(path).name
+    return name if name not in ("", "..") else Path(path).resolve().name
 
 
 def shard_paths(src: str) -> list[Path] | None:

@@ -16,7 +16,7 @@ from pinxit.checkpoints import catalogue
 from pinxit.checkpoints.files import read_config, save_checkpoint, to_config
 from pinxit.data.images import WHITE, Colour
 from pinxit.data.loader import Loader, Samples, Transform
-from pinxit.data.pairs import open_pairs
+from pinxit.data.pairs import open_pairs, source_name
 from pinxit.data.sample import BadSample, Captions, Pairs, Sample
 from pinxit.errors import PinxitError
 from pinxit.objectives.objective import Batch, Objective
@@ -89,8 +89,8 @@ class Context:
 
     @property
     def source(self) -> str:
-        """SRC as a checkpoint tells it. A folder counts by its name alone: models travel, paths do not."""
-        return Path(self.data).name if Path(self.data).exists() else self.data
+        """SRC as a checkpoint tells it."""
+        return source_name(self.data)
 
     def describe(self, pairs: Pairs) -> dict[str, Any]:
         """What a checkpoint says of its data."""

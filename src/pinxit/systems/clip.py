@@ -26,7 +26,7 @@ from torch import Tensor
 from pinxit.checkpoints import catalogue
 from pinxit.checkpoints.files import from_config, load_network, read_config
 from pinxit.data.images import fit, to_tensor
-from pinxit.data.pairs import BadSample, Pairs, open_pairs
+from pinxit.data.pairs import BadSample, Pairs, open_pairs, source_name
 from pinxit.errors import PinxitError
 from pinxit.models.clip import CLIP, CLIPConfig
 from pinxit.systems.system import Progress, System, choose_device
@@ -175,13 +175,19 @@ class Index:
     model: str
     """Fingerprint of the CLIP that made the rows."""
     source: str
-    """What names the source, as `open_pairs` takes it."""
+    """What names the source, as `open_pairs` takes it; of a saved index the name without its folders."""
     data: str
     """Fingerprint of the source."""
 
     def pictures(self, matches: Sequence[Match]) -> list[Image.Image]:
         """The pictures of matches, read from the source again; refused where it is no longer the same."""
-        pairs = open_pairs(self.source)
+        try:
+            pairs = open_pairs(self.source)
+        except PinxitError as fault:
+            raise PinxitError(
+                f"The pictures of the index, {self.source!r}, cannot be opened here. An index keeps their name and not "
+                f"their path: go to the folder that holds them, or build the index again."
+            ) from fault
         if pairs.fingerprint != self.data:
             raise PinxitError(f"{self.source!r} has changed since it was indexed. Build the index again.")
         return [pairs[match.position].image for match in matches]
@@ -199,7 +205,7 @@ class Index:
         path = Path(path)
         keys = torch.frombuffer(bytearray(json.dumps(self.keys).encode()), dtype=torch.uint8)
         tensors = {"rows": self.rows.contiguous(), "positions": self.positions, "keys": keys}
-        told = {"layout": LAYOUT, "model": self.model, "source": self.source, "data": self.data}
+        told = {"layout": LAYOUT, "model": self.model, "source": source_name(self.source), "data": self.data}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem[:40]}-") as beside:
