@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
@@ -269,10 +270,17 @@ def test_the_tiny_dvae_uses_its_codes_and_keeps_what_is_there(tmp_path: Path) ->
 def test_the_tiny_pipeline_draws_in_the_colours_asked_for(tmp_path: Path) -> None:
     dalle1_tiny().run(Context("scenes:2000", tmp_path))
     system = pinxit.load(tmp_path, "cpu")
-    shares = []
-    for channel, colour in enumerate(("red", "green", "blue")):
-        pictures = system.generate(f"a {colour} square", 16)
-        pixels = np.stack([np.asarray(picture.image) for picture in pictures]).astype(float)
-        strongest = np.delete(pixels, channel, axis=-1).max(axis=-1) + 30 < pixels[..., channel]
-        shares.append(strongest.mean(axis=(1, 2)) > 0.01)
-    assert np.mean(shares) > 0.5
+    blue, yellow = (
+        np.stack([np.asarray(picture.image, dtype=float) for picture in system.generate(f"a {colour} square", 32)])
+        for colour in ("blue", "yellow")
+    )
+
+    def bluish(pixels: npt.NDArray[np.float64]) -> float:
+        return float(((pixels[..., 2] > pixels[..., 0] + 60).mean(axis=(1, 2)) > 0.01).mean())
+
+    def yellowish(pixels: npt.NDArray[np.float64]) -> float:
+        return float(((pixels[..., :2].min(axis=-1) > pixels[..., 2] + 80).mean(axis=(1, 2)) > 0.01).mean())
+
+    # Seen: 0.88 and 0.81 of the pictures hold the colour asked for, 0.06 and 0.03 the other.
+    assert min(bluish(blue), yellowish(yellow)) > 0.5
+    assert max(bluish(yellow), yellowish(blue)) < 0.3

@@ -484,7 +484,7 @@ def dalle1_tiny() -> Pipeline:
         summary="DALL·E 1 at 32 pixels in a minute, for tests and first tries.",
         hardware="1 core",
         hours=0.017,
-        expected="on 2,000 scenes, blobs that mostly have the colour asked for; shapes and counts are beyond it",
+        expected="on 2,000 scenes, blobs that mostly have the colour asked for; neither shapes nor counts",
         stages={
             "dvae": dalle1_dvae_tiny(),
             "tokens": dalle1_tokens_tiny(),
