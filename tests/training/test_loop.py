@@ -98,6 +98,33 @@ def test_cut_with_workers_and_accumulation_equals_uncut(tmp_path: Path) -> None:
     assert_same(tmp_path / "straight", tmp_path / "cut")
 
 
+class Filter(Line):
+    """A line through a convolution whose weights lie differently in memory when channels come last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 3, 3, padding=1))
+
+    def loss(self, batch: Batch, turn: str, step: int) -> tuple[Tensor, Numbers]:  # noqa: ARG002
+        drawn = self.net(batch["x"].view(-1, 1, 1, 1) + 0.1 * torch.randn(len(batch["x"]), 1, 6, 6))
+        return (drawn.mean(dim=(1, 2, 3)) - batch["y"][:, 0]).square().mean(), {"step_seen": step}
+
+
+class Crashing(Filter):
+    def after_step(self, step: int) -> None:
+        if step == 6:
+            raise RuntimeError("power cut")
+
+
+def test_resumed_with_channels_last_equals_uncut(tmp_path: Path) -> None:
+    """AdamW's memory has to come back in the memory order of the weights."""
+    run(tmp_path / "straight", Filter(), channels_last=True)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path / "cut", Crashing(), channels_last=True)
+    run(tmp_path / "cut", Filter(), channels_last=True)
+    assert_same(tmp_path / "straight", tmp_path / "cut")
+
+
 def test_a_crash_between_checkpoints_is_undone(tmp_path: Path) -> None:
     class Crash(Line):
         def after_step(self, step: int) -> None:

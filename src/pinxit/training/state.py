@@ -77,12 +77,19 @@ class State:
             for name, parameter in self.objective.parameters_of(turn):
                 found = {slot: slots[f"{turn}/{slot}/{name}"] for slot in SLOTS if f"{turn}/{slot}/{name}" in slots}
                 if found:
-                    optimizer.state[parameter] = {slot: value.to(parameter.device) for slot, value in found.items()}
+                    optimizer.state[parameter] = {slot: _laid_out(value, parameter) for slot, value in found.items()}
         return config
 
 
 SLOTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW remembers of a parameter."""
+
+
+def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
+    """A slot on the parameter's device and in its memory order: the fused AdamW pairs elements by address."""
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)
+    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def trained_state(objective: Objective) -> dict[str, Tensor]:
