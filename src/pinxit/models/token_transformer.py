@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pinxit.nn.attention import Cache
+from pinxit.nn.linear import Linear
 from pinxit.nn.transformer import Transformer, initialize_residual
 from pinxit.tokens.masks import paper_patterns, stream_mask
 
@@ -80,8 +81,8 @@ class TokenTransformer(nn.Module):
         self.column_position = nn.Parameter(torch.zeros(columns, config.width))
         self.transformer = Transformer(config.width, config.depth, config.heads)
         self.norm = nn.LayerNorm(config.width)
-        self.text_head = nn.Linear(config.width, texts, bias=False)
-        self.image_head = nn.Linear(config.width, config.image_vocabulary, bias=False)
+        self.text_head = Linear(config.width, texts, bias=False)
+        self.image_head = Linear(config.width, config.image_vocabulary, bias=False)
         self.patterns = paper_patterns(config.depth) if config.attention == "paper" else ()
         for pattern in dict.fromkeys(self.patterns):  # in order: data-parallel processes pair buffers by it
             self.register_buffer(

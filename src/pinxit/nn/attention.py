@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pinxit.nn.linear import Linear
+
 
 @dataclass
 class Cache:
@@ -52,11 +54,11 @@ class Attention(nn.Module):
             raise ValueError(f"width {width} does not divide into {heads} heads")
         self.heads = heads
         if context_width is None:
-            self.query_key_value = nn.Linear(width, 3 * width)
+            self.query_key_value = Linear(width, 3 * width)
         else:
-            self.query = nn.Linear(width, width)
-            self.key_value = nn.Linear(context_width, 2 * width)
-        self.out = nn.Linear(width, width)
+            self.query = Linear(width, width)
+            self.key_value = Linear(context_width, 2 * width)
+        self.out = Linear(width, width)
 
     def forward(
         self,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pinxit.nn.attention import Cache, attend, split
+from pinxit.nn.linear import ONEDNN, Linear
 from pinxit.nn.transformer import Block, Transformer
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -19,18 +20,16 @@ ROWS = 16
 
 
 def can_pack() -> bool:
-    """Whether this PyTorch has oneDNN, whose linear layers take packed weights."""
-    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return there and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    """Whether this PyTorch has what `packed` asks of oneDNN."""
+    return ONEDNN and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 @torch.no_grad()
 def packed(network: Network, dtype: torch.dtype | None = None) -> Network:
     """A twin of `network` for inference on the CPU, whose linear layers hold packed copies of their weights.
 
-    PyTorch gives a float32 `nn.Linear` to MKL, which reads weights at a third to a half of the memory's speed where
-    rows are few, and computes at half of oneDNN's where they are many; on AMD's processors at least. bfloat16 gains
-    where rows are few.
+    Where rows are few, multiplying is reading the weights. PyTorch's `nn.Linear` reads them at a third to a half of the
+    memory's speed, in float32 (MKL, on AMD's processors at least) and in bfloat16 (oneDNN over an unfit layout).
 
     `dtype` is float32 or bfloat16 (None: what the network has), or int8: weights rounded to 8 bits with a scale for
     each output, all else bfloat16. The twin shares what is neither packed nor converted, and what `network` learns
@@ -42,7 +41,7 @@ def packed(network: Network, dtype: torch.dtype | None = None) -> Network:
 
 
 def _ready(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    if type(module) is nn.Linear:  # not a subclass, whose weight others may read
+    if isinstance(module, nn.Linear) and type(module) in {nn.Linear, Linear}:  # others' weight may be read from outside
         if dtype is torch.int8 and module.in_features % 32 == module.out_features % 32 == 0:  # or else its kernel fails
             return RoundedLinear(module)
         return PackedLinear(module, torch.bfloat16 if dtype is torch.int8 else dtype)

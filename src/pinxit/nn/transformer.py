@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pinxit.nn.attention import Attention, Cache
+from pinxit.nn.linear import Linear
 
 Activation = Literal["gelu", "quick_gelu"]
 
@@ -30,9 +31,9 @@ class Block(nn.Module):
         self.attention = Attention(width, heads)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width),
+            Linear(width, 4 * width),
             nn.GELU() if activation == "gelu" else QuickGELU(),
-            nn.Linear(4 * width, width),
+            Linear(4 * width, width),
         )
 
     def forward(
