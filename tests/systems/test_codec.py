@@ -49,6 +49,19 @@ def test_pictures_that_are_not_square_are_cropped(codec: Codec) -> None:
     assert (codec.encode(wide) == codec.encode(Image.new("RGB", (32, 32), "blue"))).all()
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "P", "L", "LA", "CMYK"])
+def test_pictures_of_every_mode_have_the_codes_of_what_they_show(codec: Codec, mode: str) -> None:
+    shown = Image.new("RGB", (48, 32), "white")
+    shown.paste("black", (0, 0, 24, 32))
+    assert (codec.encode(shown.convert(mode)) == codec.encode(shown)).all()
+    assert codec.reconstruct(shown.convert(mode))[0].tobytes() == codec.reconstruct(shown)[0].tobytes()
+
+
+def test_what_is_transparent_is_encoded_as_white(codec: Codec) -> None:
+    clear = Image.new("RGBA", (32, 32), (255, 0, 0, 0))
+    assert (codec.encode(clear) == codec.encode(Image.new("RGB", (32, 32), "white"))).all()
+
+
 @pytest.mark.parametrize(
     "codes",
     [torch.zeros(4, 4, dtype=torch.int64), torch.zeros(1, 4, 4), torch.full((1, 4, 4), 64), torch.full((1, 4, 4), -1)],

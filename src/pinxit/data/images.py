@@ -207,12 +207,8 @@ def _to_rgb(image: Image.Image, background: Colour, name: str) -> Image.Image:
         return _from_16_bit(image, background)
     if image.mode in ("I", "F"):
         raise BadImage("mode", f"{name} has 32-bit grey values without a known range; save it with 8 or 16 bits.")
-    if image.has_transparency_data:
-        canvas = Image.new("RGBA", image.size, (*background, 255))
-        canvas.alpha_composite(image.convert("RGBA"))
-        return canvas.convert("RGB")
     try:
-        return image.convert("RGB")
+        return opaque(image, background)
     except ValueError:
         raise BadImage("mode", f"{name} has the colour mode {image.mode}, which has no way to RGB.") from None
 
@@ -233,6 +229,15 @@ def _quiet() -> Iterator[None]:
     with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def opaque(image: Image.Image, background: Colour = WHITE) -> Image.Image:
+    """A PIL picture of any 8-bit mode in mode RGB, its transparency laid on `background`."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    canvas = Image.new("RGBA", image.size, (*background, 255))
+    canvas.alpha_composite(image.convert("RGBA"))
+    return canvas.convert("RGB")
 
 
 def fit(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:

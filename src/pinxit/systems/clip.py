@@ -25,7 +25,7 @@ from torch import Tensor
 
 from pinxit.checkpoints import catalogue
 from pinxit.checkpoints.files import from_config, load_network, read_config
-from pinxit.data.images import fit, to_tensor
+from pinxit.data.images import fit, opaque, to_tensor
 from pinxit.data.pairs import BadSample, Pairs, open_pairs, source_name
 from pinxit.errors import PinxitError
 from pinxit.models.clip import CLIP, CLIPConfig
@@ -80,7 +80,7 @@ class CLIPSystem(System):
         size = self.clip.config.vision.size
         parts = []
         for batch in _batches([images] if isinstance(images, Image.Image) else images):
-            pixels = torch.stack([to_tensor(fit(_opaque(image), size)) for image in batch])
+            pixels = torch.stack([to_tensor(fit(opaque(image), size)) for image in batch])
             parts.append(self.clip.encode_image(pixels.to(self.device)))
         return self._rows(parts)
 
@@ -251,12 +251,3 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
     rest = iter(items)
     while batch := list(itertools.islice(rest, BATCH)):
         yield batch
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    """The picture in mode RGB, on white where it is transparent."""
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    canvas = Image.new("RGBA", image.size, "white")
-    canvas.alpha_composite(image.convert("RGBA"))
-    return canvas.convert("RGB")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pinxit.checkpoints import catalogue
 from pinxit.checkpoints.files import from_config, load_network, read_config
-from pinxit.data.images import fit, to_pil, to_tensor
+from pinxit.data.images import fit, opaque, to_pil, to_tensor
 from pinxit.errors import PinxitError
 from pinxit.models.dvae import DVAE, DVAEConfig
 from pinxit.systems.system import System, choose_device
@@ -60,9 +60,9 @@ class Codec(System):
 
     @torch.inference_mode()
     def encode(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
-        """Pictures -> codes, int64 b h w."""
+        """Pictures of any mode, what is transparent on white -> codes, int64 b h w."""
         images = [images] if isinstance(images, Image.Image) else images
-        pixels = torch.stack([to_tensor(fit(image, self.size)) for image in images])
+        pixels = torch.stack([to_tensor(fit(opaque(image), self.size)) for image in images])
         return self.dvae.encode(pixels.to(self.device))
 
     @torch.inference_mode()
