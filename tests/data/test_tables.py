@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,18 @@ def test_bad_rows_are_counted_and_cost_nothing_else(folder: Path) -> None:
         "not-utf8",
         "no-picture",
     ]
+
+
+def test_a_bad_row_can_be_asked_for_again_and_again(folder: Path) -> None:
+    (folder / "t.csv").write_text("file,caption\nimages/a.png,fine\n,z\n")
+    pairs = open_table(folder / "t.csv")
+    caught = []
+    for _ in range(3):
+        with pytest.raises(BadSample) as raised:
+            pairs[1]
+        caught.append(raised.value)
+    assert len({id(fault) for fault in caught}) == 3
+    assert len({len(traceback.extract_tb(fault.__traceback__)) for fault in caught}) == 1
 
 
 def test_bad_lines_of_jsonl(folder: Path) -> None:

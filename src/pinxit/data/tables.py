@@ -71,7 +71,8 @@ class Table:
         if not 0 <= position < len(self):
             raise IndexError(f"position {position} of {len(self)} samples")
         if position >= len(self._names):
-            raise self._faults[position - len(self._names)]
+            fault = self._faults[position - len(self._names)]
+            raise BadSample(fault.key, fault.reason, str(fault))  # one that is kept would keep every traceback
         key, records = self._keys[position], self._records[self._names[position]]
         return key, *captions_from_record(key, _merged(records))
 
