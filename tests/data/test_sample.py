@@ -14,6 +14,7 @@ from pinxit.data.sample import BadSample, captions_from_record, read_captions
         ({"captions": ["a", "b", "a", " "]}, {"short": ("a", "b")}),
         ({"caption": "a", "captions": ["b", "a"]}, {"short": ("a", "b")}),
         ({"captions": {"alt": "a", "long": ["b", "c"]}}, {"alt": ("a",), "long": ("b", "c")}),
+        ({"captions": {"blip": "a", "short": ["b", "a"], "coca": ["c"]}}, {"short": ("a", "b", "c")}),
         ({"text": "a"}, {"long": ("a",)}),
         ({"keywords": ["a", "b"]}, {"alt": ("a, b",)}),
         ({"keywords": "a"}, {"alt": ("a",)}),

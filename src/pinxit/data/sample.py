@@ -95,15 +95,16 @@ def read_captions(key: str, record: bytes | None, text: bytes | None) -> tuple[C
 def captions_from_record(key: str, record: Mapping[str, Any]) -> tuple[Captions, dict[str, Any]]:
     """Captions by kind, and the rest as meta, from a JSON sidecar or a table's row.
 
-    `caption` and `captions` (a list, or a mapping from kind to text) are short, `text` is long, `keywords` joined are
-    alt; `alt`, `short` and `long` speak for themselves. Raises `BadSample` where no caption is left.
+    `caption` and `captions` (a list, or a mapping from kind to text, where a kind that is unknown counts as short) are
+    short, `text` is long, `keywords` joined are alt; `alt`, `short` and `long` speak for themselves. Raises `BadSample`
+    where no caption is left.
     """
     found: dict[str, list[str]] = {kind: _texts(key, record.get(kind)) for kind in KINDS}
     several = record.get("captions")
     found["short"] += _texts(key, record.get("caption"))
     if isinstance(several, Mapping):
         for kind, texts in several.items():
-            found.setdefault(str(kind), []).extend(_texts(key, texts))
+            found[kind if kind in KINDS else "short"] += _texts(key, texts)
     else:
         found["short"] += _texts(key, several)
     found["long"] += _texts(key, record.get("text"))
