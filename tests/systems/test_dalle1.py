@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -191,6 +193,25 @@ def test_a_saved_system_draws_the_same(system: DALLE1, tmp_path: Path) -> None:
     assert loaded.defaults == {**system.defaults, "top_p": 0.9}
     made = loaded.generate(PROMPT, 2, seed=5, rerank=4, top_p=1.0)
     assert pixels(made) == pixels(system.generate(PROMPT, 2, seed=5, rerank=4))
+
+
+@pytest.mark.parametrize(
+    ("defaults", "said"),
+    [
+        ({"top_k": 1.5}, "top_k is 1.5"),
+        ({"temperature": "hot"}, "temperature is 'hot'"),
+        ({"topp": 0.9}, "There is no setting 'topp'. Did you mean 'top_p'?"),
+        ([0.9], "they are no object"),
+    ],
+)
+def test_defaults_that_make_no_sense_are_refused_when_loaded(
+    system: DALLE1, tmp_path: Path, defaults: object, said: str
+) -> None:
+    folder = save_dalle1(system, tmp_path / "mine")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "defaults": defaults}))
+    with pytest.raises(PinxitError, match=rf"The defaults in .*config\.json cannot be used: {re.escape(said)}"):
+        pinxit.load(folder, device="cpu")
 
 
 def test_without_the_clip_folder_everything_else_works(system: DALLE1, tmp_path: Path) -> None:

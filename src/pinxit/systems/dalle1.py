@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 import numpy as np
 import torch
@@ -16,18 +16,22 @@ from PIL import Image
 from torch import Tensor
 
 from pinxit.checkpoints.files import from_config, load_network, read_config
-from pinxit.errors import PinxitError
+from pinxit.errors import PinxitError, unknown
 from pinxit.models.token_transformer import Continuation, TokenTransformer, TokenTransformerConfig
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.codec import Codec
 from pinxit.systems.picture import Picture
-from pinxit.systems.system import Progress, Settings, System
+from pinxit.systems.system import Progress, Settings, System, check
 from pinxit.text.captions import clean
 from pinxit.text.tokenizer import Tokenizer, pad_per_position
 from pinxit.tokens.sampler import Choice, NextLogits, guide, sample, uniforms
 
 BATCH = 32
 """Pictures that are drawn at once."""
+
+
+DEFAULTS: Settings = {"guidance": 1.0, "temperature": 1.0, "top_k": None, "top_p": None, "rerank": None}
+"""What is in force where a checkpoint and the person say nothing."""
 
 
 class DALLE1(System):
@@ -58,14 +62,7 @@ class DALLE1(System):
         self.transformer = transformer.to(self.device).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.clip = clip
-        self.defaults: Settings = {
-            "guidance": 1.0,
-            "temperature": 1.0,
-            "top_k": None,
-            "top_p": None,
-            "rerank": None,
-            **(defaults or {}),
-        }
+        self.defaults = Settings(**{**DEFAULTS, **(defaults or {})})
 
     @classmethod
     def from_checkpoint(cls, folder: Path, device: torch.device) -> Self:
@@ -80,7 +77,7 @@ class DALLE1(System):
             transformer,
             Tokenizer.load(folder / "transformer" / "tokenizer.json"),
             CLIPSystem.from_checkpoint(folder / "clip", device) if (folder / "clip").exists() else None,
-            config.get("defaults"),
+            _defaults(folder, config.get("defaults") or {}),
         )
 
     def generate(
@@ -180,3 +177,18 @@ class DALLE1(System):
         """Texts -> ids b l, each padded with the pads of its positions; longer ones are cut."""
         ids = [self.tokenizer.encode_ids(clean(prompt)) for prompt in prompts]
         return pad_per_position(ids, self.transformer.config.text_length, self.tokenizer.vocab_size)
+
+
+def _defaults(folder: Path, given: Any) -> Settings:
+    """The `defaults` of a checkpoint's config.json, once they make sense."""
+    try:
+        if not isinstance(given, dict):
+            raise PinxitError("they are no object.")
+        for name in given:
+            if name not in DEFAULTS:
+                raise unknown("setting", name, DEFAULTS)
+        asked = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[typeddict-item]
+        check(1, 0, asked)
+    except PinxitError as fault:
+        raise PinxitError(f"The defaults in {folder / 'config.json'} cannot be used: {fault}") from None
+    return asked

@@ -57,7 +57,11 @@ KINDS = {
 
 
 class Unsupported(PinxitError, AttributeError):  # noqa: N818
-    """Asked of a system what it cannot do. An AttributeError as well, so that `hasattr(system, "complete")` tells."""
+    """Asked of a system what it cannot do.
+
+    An AttributeError as well, so that `hasattr(system, "classify")` tells. It does not for `generate` and `complete`,
+    which every system has; those that lack them raise this when they are called, and `KINDS` tells beforehand.
+    """
 
 
 class System(ABC):
@@ -163,22 +167,27 @@ def choose_device(device: str | torch.device | None) -> torch.device:
 
 def check(n: int, seed: int, settings: Settings) -> None:
     """Raises PinxitError for a count, seed or setting outside its range."""
-    if n < 1:
+    if not _whole(n) or n < 1:
         raise PinxitError(f"{n} pictures cannot be made; ask for at least 1.")
-    if not 0 <= seed < 2**63 - n:
-        raise PinxitError(f"The seed {seed} is out of range: give 0 to 2^63 - 1.")
+    if (candidates := settings.get("rerank")) is not None and not (_whole(candidates) and candidates >= n):
+        raise PinxitError(f"rerank is {candidates!r} for {n} pictures; make at least as many candidates as you keep.")
+    last = 2**63 - (candidates or n)
+    if not _whole(seed) or not 0 <= seed <= last:
+        raise PinxitError(f"The seed {seed} is out of range: give 0 to {last}, so that every picture's is below 2^63.")
     for name in ("guidance", "temperature"):
         value = settings.get(name)
         if value is not None and not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
             raise PinxitError(f"{name} is {value!r}; give a number of at least 0.")
-    if (k := settings.get("top_k")) is not None and k < 1:
-        raise PinxitError(f"top_k is {k}; give at least 1.")
-    if (p := settings.get("top_p")) is not None and not 0 < p <= 1:
-        raise PinxitError(f"top_p is {p}; give more than 0 and at most 1.")
-    if (candidates := settings.get("rerank")) is not None and candidates < n:
-        raise PinxitError(f"rerank is {candidates} for {n} pictures; make at least as many candidates as you keep.")
+    if (k := settings.get("top_k")) is not None and not (_whole(k) and k >= 1):
+        raise PinxitError(f"top_k is {k!r}; give a whole number of at least 1.")
+    if (p := settings.get("top_p")) is not None and not (isinstance(p, int | float) and 0 < p <= 1):
+        raise PinxitError(f"top_p is {p!r}; give more than 0 and at most 1.")
     if (size := settings.get("size")) is not None and not (len(size) == 2 and min(size) >= 1):
         raise PinxitError(f"size is {size!r}; give width and height in pixels.")
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def grid(pictures: Sequence[Picture], columns: int | None = None) -> Picture:
