@@ -61,6 +61,10 @@ def test_every_caption_names_the_colour_that_is_shown() -> None:
         ("a Black cat", "a blue cat"),
         ("a redwood tree", "a blue redwood tree"),
         ("The white flag", "The blue flag"),
+        ("an orange", "a blue orange"),
+        ("a blood orange", "a blue blood orange"),
+        ("an orange with a leaf", "a blue orange with a leaf"),
+        ("a large orange cat", "a large blue cat"),
     ],
 )
 def test_a_colour_is_put_before_the_thing_or_takes_the_place_of_another(before: str, after: str) -> None:
@@ -76,7 +80,13 @@ def test_an_article_agrees_with_its_colour() -> None:
 
 @pytest.mark.parametrize(
     "captions",
-    [{"short": ("flag: Norway",)}, {"short": ("a cat", "woman: dark skin tone")}, {"long": ("a cat sits",)}, {}],
+    [
+        {"short": ("flag: Norway",)},
+        {"short": ("a cat", "woman: dark skin tone")},
+        {"short": ("a red and white flag",)},
+        {"long": ("a cat sits",)},
+        {},
+    ],
 )
 def test_captions_that_would_become_untrue_leave_all_as_it_is(captions: Captions) -> None:
     one = Sample("0001", drawing(), captions, {})
@@ -87,6 +97,13 @@ def test_captions_that_would_become_untrue_leave_all_as_it_is(captions: Captions
 def test_long_captions_that_cannot_be_made_true_are_left_out() -> None:
     varied = recolour(sample(short="a cat", long="a sleepy tabby"), np.random.default_rng(0))
     assert varied.captions.keys() == {"short"}
+
+
+def test_an_alt_of_several_colours_is_left_out_and_the_fruit_stays_one() -> None:
+    varied = recolour(sample(short="a flag", alt="flag, red and white"), np.random.default_rng(0))
+    assert varied.captions.keys() == {"short"}
+    varied = recolour(sample(short="a tangerine", alt="fruit, orange"), np.random.default_rng(0))
+    assert varied.captions["alt"] == (f"{drawn_colour(varied)}, fruit, orange",)
 
 
 def test_what_else_is_known_stays() -> None:

@@ -22,15 +22,20 @@ COLOURS = {
     "brown": (130, 80, 45),
 }
 
-_COLOUR = re.compile(rf"\b(an?\s+)?({'|'.join([*COLOURS, 'black', 'white', 'grey', 'gray'])})\b", re.IGNORECASE)
+_NAMES = "|".join([*(name for name in COLOURS if name != "orange"), "black", "white", "grey", "gray"])
+_NAMED = re.compile(rf"\b({_NAMES}|orange)\b", re.IGNORECASE)
+# An orange is a fruit as well: it is a colour where it stands before a thing.
+_COLOUR = re.compile(rf"\b(an?\s+)?({_NAMES}|orange(?=\s+\w)(?!\s+(?:and|at|in|of|on|or|with)\b))\b", re.IGNORECASE)
 _ARTICLE = re.compile(r"^(an?|the)\s+", re.IGNORECASE)
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 def recolourable(captions: Captions) -> bool:
-    """Whether the captions stay true with a colour: there is a short one, and it is not in parts, as "flag: Norway"."""
+    """Whether the captions stay true with a colour: there is a short one, it is not in parts, as "flag: Norway", and
+    it names no more than one colour itself.
+    """
     shorts = captions.get("short", ())
-    return bool(shorts) and not any(":" in text for text in shorts)
+    return bool(shorts) and not any(":" in text or _many_coloured(text) for text in shorts)
 
 
 def recolour(sample: Sample, rng: np.random.Generator) -> Sample:
@@ -43,13 +48,18 @@ def recolour(sample: Sample, rng: np.random.Generator) -> Sample:
     shorts = sample.captions["short"]
     name = list(COLOURS)[int(rng.integers(len(COLOURS)))]
     longs = (text for text in sample.captions.get("long", ()) if shorts[0] in text)
+    alts = (text for text in sample.captions.get("alt", ()) if not _many_coloured(text))
     captions = {
         "short": tuple(in_colour(text, name) for text in shorts),
         "long": tuple(text.replace(shorts[0], in_colour(shorts[0], name)) for text in longs),
-        "alt": tuple(f"{name}, {_COLOUR.sub(name, text)}" for text in sample.captions.get("alt", ())),
+        "alt": tuple(f"{name}, {_COLOUR.sub(name, text)}" for text in alts),
     }
     said = {kind: texts for kind, texts in captions.items() if texts}
     return replace(sample, image=tint(sample.image, COLOURS[name]), captions=said)
+
+
+def _many_coloured(text: str) -> bool:
+    return len(_NAMED.findall(text)) > 1
 
 
 def in_colour(text: str, name: str) -> str:
