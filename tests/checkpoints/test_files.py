@@ -112,6 +112,12 @@ def test_an_error_while_writing_keeps_the_earlier_one(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
 
 
+def test_a_file_that_cannot_be_read_meanwhile_is_no_lack_of_space(tmp_path: Path) -> None:
+    with pytest.raises(PinxitError, match=r"No such file.*absent") as caught, replace_folder(tmp_path / "m"):
+        (tmp_path / "absent").read_bytes()
+    assert "space" not in str(caught.value)
+
+
 @pytest.fixture
 def full_disk() -> Iterator[None]:
     """Files stop growing at 10 kB, as on a full disk."""
@@ -124,7 +130,7 @@ def full_disk() -> Iterator[None]:
 @pytest.mark.usefixtures("full_disk")
 def test_full_disk_keeps_the_earlier_one(tmp_path: Path) -> None:
     saved(tmp_path / "m")
-    with pytest.raises(PinxitError, match=r"Could not write .*m: .*The earlier one is kept"):
+    with pytest.raises(PinxitError, match=r"Could not write .*m: .*The earlier one is kept\. Free some space"):
         save_checkpoint(tmp_path / "m", {"kind": "big"}, {"net": nn.Linear(100, 100)})
     assert read_config(tmp_path / "m")["kind"] == "toy"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]

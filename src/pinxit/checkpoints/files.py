@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -60,12 +61,17 @@ def replace_folder(folder: Path) -> Iterator[Path]:
         _flush_folder(folder.parent)
     except (OSError, SafetensorError) as error:
         kept = " The earlier one is kept." if settled(folder).exists() else ""
-        raise PinxitError(
-            f"Could not write {folder}: {error}.{kept} Free some space or choose another folder."
-        ) from error
+        advice = " Free some space or choose another folder." if _out_of_space(error) else ""
+        raise PinxitError(f"Could not write {folder}: {error}.{kept}{advice}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _out_of_space(error: Exception) -> bool:
+    """Whether the disk, a quota or a limit is full; safetensors has the system's number in its text alone."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return getattr(error, "errno", None) in full or any(f"(os error {number})" in str(error) for number in full)
 
 
 def settled(folder: Path) -> Path:
