@@ -88,6 +88,15 @@ def test_a_saved_index_answers_alike_and_for_its_model_only(model: str, pictures
     assert "made by another model than other" in other.stderr
 
 
+def test_keys_cannot_move_the_terminal(model: str, tmp_path: Path) -> None:
+    (tmp_path / "pairs").mkdir()
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "pairs" / "a\x1b[2J\nb.png")
+    (tmp_path / "pairs" / "a\x1b[2J\nb.txt").write_text("a red square")
+    found = run("search", "red", "--in", tmp_path / "pairs", "-m", model)
+    assert found.exit_code == 0, found.output
+    assert found.stdout.rstrip("\n").endswith(r"  a\x1b[2J\nb")
+
+
 def test_what_is_written_names_the_source_without_its_folders(
     model: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

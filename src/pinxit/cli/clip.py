@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from tqdm import tqdm
 
+from pinxit.cli.outputs import plain
 from pinxit.errors import PinxitError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def search(
         click.echo(f"index {save}", err=True)
     matches = index.search(embedding, k)
     for match in matches:
-        click.echo(f"{match.score:6.3f}  {match.key}")
+        click.echo(f"{match.score:6.3f}  {plain(match.key)}")
     if out is not None:
         from pinxit.data.images import grid
         from pinxit.data.pairs import source_name

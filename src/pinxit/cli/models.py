@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from pinxit.cli.outputs import plain
 from pinxit.errors import PinxitError
 
 UNITS = ((10**9, "B"), (10**6, "M"), (10**3, "k"))
@@ -58,7 +59,7 @@ def show(what: str, as_json: bool) -> None:
     for line in _lines(record):
         click.echo(line)
     if card:
-        click.echo(f"\n{_plain(card.strip())}")
+        click.echo(f"\n{plain(card.strip(), lines=True)}")
 
 
 def _parameters(folder: Path) -> int:
@@ -90,13 +91,8 @@ def _lines(record: Mapping[str, Any], indent: str = "") -> Iterator[str]:
     """`name: value` lines, inner objects indented below their name."""
     for name, value in record.items():
         if isinstance(value, Mapping) and value:
-            yield f"{indent}{_plain(str(name))}:"
+            yield f"{indent}{plain(str(name))}:"
             yield from _lines(value, indent + "  ")
         else:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            yield f"{indent}{_plain(str(name))}: {_plain(text)}"
-
-
-def _plain(text: str) -> str:
-    """Text from a file that anybody may have made, without the control characters that would move a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+            yield f"{indent}{plain(str(name))}: {plain(text, lines=True)}"

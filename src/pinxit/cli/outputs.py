@@ -1,4 +1,4 @@
-"""Where a verb writes its pictures: what `--out` means, and names that nobody has yet."""
+"""What a verb writes: what `--out` means, names that nobody has yet, and text that is safe on a terminal."""
 
 from __future__ import annotations
 
@@ -41,3 +41,11 @@ def free_path(folder: Path, prompt: str, ending: str) -> Path:
         except FileExistsError:
             continue
         return path
+
+
+def plain(text: str, *, lines: bool = False) -> str:
+    """Text from a file that anybody may have made, without the control characters that would move a terminal.
+
+    With `lines`, ends of lines stay.
+    """
+    return "".join(c if c.isprintable() or (lines and c == "\n") else c.encode("unicode_escape").decode() for c in text)
