@@ -143,3 +143,9 @@ def test_a_source_is_told_without_its_folders(
     (tmp_path / "here" / "below").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
     assert source_name(src) == name
+
+
+def test_a_number_of_scenes_that_nobody_could_draw_is_one_clear_line() -> None:
+    with pytest.raises(PinxitError, match=r"^'scenes:99999999\.\.\.' has a number of 5000 digits; give at most 15"):
+        open_pairs(f"scenes:{'9' * 5000}")
+    assert len(open_pairs(f"scenes:{'9' * 15}")) == 10**15 - 1

@@ -27,6 +27,9 @@ FORMS = """\
   emoji                      drawn from an installed colour font"""
 
 
+MOST_DIGITS = 15
+"""Of the number of scenes: more than anybody will look at, and far from what Python refuses to read."""
+
 # `pipe:` is what webdataset hands to a shell.
 _ELSEWHERE = re.compile(r"pipe:|[a-z][a-z0-9+.-]*://")
 
@@ -125,6 +128,11 @@ def _filled(pairs: Pairs, src: str) -> Pairs:
 
 def _scenes(src: str, size: int) -> Scenes:
     _, number, *rest = src.split(":")
+    if len(number) > MOST_DIGITS:
+        raise PinxitError(
+            f"'scenes:{number[:8]}...' has a number of {len(number)} digits; give at most {MOST_DIGITS}, such as "
+            "scenes:10000."
+        )
     if not number.isdecimal() or int(number) < 1 or len(rest) > 1:
         raise PinxitError(
             f"{src!r} does not say how many scenes: write scenes:N or scenes:N:SPLIT, such as scenes:10000."
