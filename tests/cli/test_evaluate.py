@@ -37,6 +37,16 @@ def test_a_codec_is_told_in_a_line_and_in_json(models: Path, tmp_path: Path) -> 
     assert f"PSNR {told['codec']['psnr']:.2f} dB" in done.stdout
 
 
+def test_numbers_take_the_place_of_earlier_ones_whole(models: Path, tmp_path: Path) -> None:
+    path, linked = tmp_path / "numbers.json", tmp_path / "earlier.json"
+    path.write_text("earlier")
+    linked.hardlink_to(path)  # writing in place would change both
+    assert run(models / "codec", "--data", HELD_IN, "--n", 2, "--json", path).exit_code == 0
+    assert json.loads(path.read_text())["pictures"] == 2
+    assert linked.read_text() == "earlier"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["earlier.json", "numbers.json"]
+
+
 def test_scenes_are_followed_by_the_number_of_candidates(models: Path, tmp_path: Path) -> None:
     arguments = [models / "whole", "--data", HELD_IN, "--n", 3, "--rerank", 3, "--seed", 5, "--top-p", 0.8]
     done = run(*arguments, "--json", tmp_path / "numbers.json")

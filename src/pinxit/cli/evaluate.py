@@ -36,6 +36,7 @@ def evaluate(model: str, src: str, n: int, seed: int, path: Path | None, device:
     Candidate i of prompt j has the seed S + 1024 j + i.
     """
     from pinxit.data.pairs import open_pairs
+    from pinxit.data.shard_index import write_atomically
     from pinxit.evaluation import report
     from pinxit.systems.system import load
 
@@ -52,6 +53,6 @@ def evaluate(model: str, src: str, n: int, seed: int, path: Path | None, device:
         measured = report.evaluate(system, pairs, source=src, n=n, seed=seed, settings=settings, progress=progress)
     click.echo(measured.table())
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(measured.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, (json.dumps(measured.to_json(), indent=1, ensure_ascii=False) + "\n").encode())
         click.echo(path, err=True)
