@@ -3,13 +3,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.recipes.toy import mean_colour
+from tests.recipes.toy import MeanColour, build, mean_colour
 
 from pinxit.checkpoints.files import read_config
 from pinxit.data.pairs import open_pairs
+from pinxit.data.sample import Pairs
 from pinxit.errors import PinxitError
 from pinxit.recipes.overrides import override
-from pinxit.recipes.recipe import Context, claim, hold_back
+from pinxit.recipes.recipe import Context, Recipe, Run, claim, hold_back
 
 SRC = "scenes:60"
 
@@ -35,9 +36,9 @@ def test_trains_and_says_in_the_checkpoint_how(tmp_path: Path) -> None:
 def test_changed_settings_are_named_before_anything_moves(tmp_path: Path) -> None:
     mean_colour().run(Context(SRC, tmp_path))
     before = (tmp_path / "recipe.json").read_text()
-    changed = override(mean_colour(), ["optimizer.lr=0.5", "model.kernel=hat", "training.log_every=1"])
+    changed = override(mean_colour(), ["optimizer.lr=0.5", "data.validation=5", "training.log_every=1"])
     assert not changed.done(Context(SRC, tmp_path))
-    message = r"begun with other settings: model\.kernel: box -> hat; optimizer\.lr: 0\.01 -> 0\.5\. .*--accept-changes"
+    message = r"begun with other settings: data\.validation: 4 -> 5; optimizer\.lr: 0\.01 -> 0\.5\. .*--accept-changes"
     with pytest.raises(PinxitError, match=message):
         changed.run(Context(SRC, tmp_path))
     assert (tmp_path / "recipe.json").read_text() == before
@@ -61,6 +62,45 @@ def test_changes_can_be_accepted(tmp_path: Path) -> None:
     changed = override(mean_colour(), ["optimizer.lr=0.5", "training.steps=6"])
     changed.run(Context(SRC, tmp_path, accept_changes=True))
     assert changed.done(Context(SRC, tmp_path))
+
+
+def test_a_finished_run_takes_no_settings_that_it_was_not_trained_with(tmp_path: Path) -> None:
+    mean_colour().run(Context(SRC, tmp_path))
+    before = {path: path.read_bytes() for path in (tmp_path / "recipe.json", tmp_path / "model" / "config.json")}
+    for changes in (["optimizer.lr=0.5"], ["optimizer.lr=0.5", "training.steps=3"]):
+        changed = override(mean_colour(), changes)
+        message = rf"No step is left that could use the new ones: 4 of {changed.training.steps} are done\."
+        with pytest.raises(PinxitError, match=message):
+            changed.run(Context(SRC, tmp_path, accept_changes=True))
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_what_the_weights_are_of_cannot_change_under_them(tmp_path: Path) -> None:
+    """Neither the network, even where all shapes fit, nor the product of the stage before."""
+    context = Context(SRC, tmp_path / "next", accept_changes=True)
+    mean_colour().run(replace(context, out=tmp_path / "mean"))
+    learner = replace(mean_colour(), needs=("mean",))
+    learner.run(context)
+    longer = override(learner, ["training.steps=6"])
+    with pytest.raises(PinxitError, match=r"cannot take over this \(model\.kernel: box -> hat\)"):
+        override(longer, ["model.kernel=hat"]).run(context)
+    override(mean_colour(), ["training.steps=3"]).run(replace(context, out=tmp_path / "other"))
+    with pytest.raises(PinxitError, match=r"cannot take over this \(made_from\.mean\.step: 4 -> 3\)"):
+        longer.run(replace(context, parts={"mean": str(tmp_path / "other" / "model")}))
+    longer.run(context)
+
+
+def test_a_state_that_does_not_fit_leaves_the_record_as_it_was(tmp_path: Path) -> None:
+    mean_colour().run(Context(SRC, tmp_path))
+    before = (tmp_path / "recipe.json").read_bytes()
+
+    def wider(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
+        return replace(build(recipe, context, pairs), objective=MeanColour(recipe.model.width + 1))
+
+    longer = override(replace(mean_colour(), build=wider), ["training.steps=6"])
+    with pytest.raises(PinxitError, match="does not fit the recipe"):
+        longer.run(Context(SRC, tmp_path))
+    assert (tmp_path / "recipe.json").read_bytes() == before
 
 
 def test_a_second_process_is_kept_out(tmp_path: Path) -> None:

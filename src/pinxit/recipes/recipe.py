@@ -23,6 +23,7 @@ from pinxit.objectives.objective import Batch, Objective
 from pinxit.training.distributed import World
 from pinxit.training.loop import TrainingConfig, train
 from pinxit.training.optimizers import OptimizerConfig
+from pinxit.training.state import last_step
 
 try:
     import fcntl
@@ -31,6 +32,9 @@ except ImportError:  # Windows
 
 FREE = ("workers", "log_every", "validate_every", "preview_every", "checkpoint_every", "tensorboard")
 """Settings of `training` that a resumed run may change, since they do not touch the weights. Steps may grow."""
+
+FIXED = ("model.", "made_from.")
+"""What the weights are weights of: nobody can accept that it changes under them."""
 
 
 @dataclass(frozen=True)
@@ -184,19 +188,31 @@ class Recipe:
                 "data": context.describe(pairs),
                 "made_from": self._made_from(context),
             }
-            changed = differences(out, said)
-            if changed and not context.accept_changes:
-                raise PinxitError(
-                    f"{out} was begun with other settings: {'; '.join(changed)}. Give the same ones to go on, another "
-                    "--out to begin anew, or --accept-changes to go on with the new ones."
-                )
-            world.wait()  # all have compared before one writes
-            if world.leads:
-                (out / "recipe.json").write_text(
-                    json.dumps(said, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-                )
+            self._check_changes(context, differences(out, said))
             torch.manual_seed(self.training.seed)  # the first weights
             self._train(self.build(self, context, pairs), said, context)
+
+    def _check_changes(self, context: Context, changed: list[str]) -> None:
+        """Raises PinxitError unless a run in `context.out` may go on with what has changed."""
+        if not changed:
+            return
+        begun = f"{context.out} was begun with other settings: {'; '.join(changed)}."
+        if fixed := [change for change in changed if change.startswith(FIXED)]:
+            several = "these" if len(fixed) > 1 else "this"
+            raise PinxitError(
+                f"{begun} Its weights cannot take over {several} ({'; '.join(fixed)}): give the same to go on, or "
+                "another --out to begin anew."
+            )
+        if not context.accept_changes:
+            raise PinxitError(
+                f"{begun} Give the same ones to go on, another --out to begin anew, or --accept-changes to go on with "
+                "the new ones."
+            )
+        if (step := last_step(context.out / "checkpoints")) >= self.training.steps:
+            raise PinxitError(
+                f"{begun} No step is left that could use the new ones: {step} of {self.training.steps} are done. Give "
+                "more training.steps, or another --out to begin anew."
+            )
 
     def _made_from(self, context: Context) -> dict[str, Any]:
         return {name: context.fingerprint(name) for name in self.needs}
@@ -212,6 +228,12 @@ class Recipe:
                 tokenizer=run.tokenizer,
                 card=run.card(metrics) if run.card else None,
             )
+
+        def begin() -> None:
+            world.wait()  # all have compared with the earlier one
+            if world.leads:
+                text = json.dumps(said, indent=2, ensure_ascii=False) + "\n"
+                (context.out / "recipe.json").write_text(text, encoding="utf-8")
 
         loader = Loader(
             run.samples,
@@ -230,6 +252,7 @@ class Recipe:
             out=context.out,
             save_model=save_model,
             validation=run.validation,
+            begin=begin,
             world=world,
         )
 

@@ -104,11 +104,13 @@ def train(
     out: Path,
     save_model: SaveModel,
     validation: Callable[[], Iterable[Batch]] | None = None,
+    begin: Callable[[], None] | None = None,
     world: World | None = None,
 ) -> None:
     """Trains up to `training.steps`, from the newest state in `out` if there is one, and writes `out/model`.
 
-    `batches` yields this process's `batch_size / accumulate / world.size` samples at a time. Raises `Stopped` after a
+    `batches` yields this process's `batch_size / accumulate / world.size` samples at a time. `begin` is called once the
+    state is known to fit, before anything is written. Raises `Stopped` after a
     signal, with the run saved, and PinxitError for a loss or gradient that is not finite.
     """
     # The networks, and what moves with them.
@@ -131,6 +133,8 @@ def train(
         step, metrics = found["step"], found["metrics"]
         batches.load_state_dict(found["data"])
         world.say(f"Goes on after step {step}.")
+    if begin:
+        begin()
     wrapped = world.wrap(objective, several_turns=len(objective.turns) > 1)
 
     stream, meter, due = iter(batches), Meter(), training.due

@@ -119,6 +119,12 @@ def saved_steps(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
+def last_step(folder: Path) -> int:
+    """The step of the newest state in `folder`; 0 where there is none."""
+    found = saved_steps(folder)
+    return int(found[0].name.removeprefix("step-")) if found else 0
+
+
 def resume(state: State, folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
     """Loads the newest whole state. Passes over a damaged one, aloud; None where there is none at all."""
     first: PinxitError | None = None
