@@ -7,6 +7,7 @@ from pinxit.checkpoints.files import read_config
 from pinxit.errors import PinxitError
 from pinxit.recipes.overrides import override
 from pinxit.recipes.recipe import Context
+from pinxit.training.distributed import World
 
 SRC = "scenes:60"
 
@@ -36,3 +37,15 @@ def test_a_changed_stage_is_not_taken_for_done(tmp_path: Path) -> None:
     pipeline().run(Context(SRC, tmp_path))
     with pytest.raises(PinxitError, match=r"mean was begun with other settings: model\.width: 4 -> 6"):
         override(pipeline(), ["mean.model.width=6"]).run(Context(SRC, tmp_path))
+
+
+def test_the_leader_alone_decides_what_is_done(tmp_path: Path) -> None:
+    """A second process that looked for itself might see less, or more, than the leader saw a moment before."""
+
+    class Follower(World):
+        def any(self, flag: bool) -> bool:
+            assert not flag, "a follower has no say"
+            return True  # the leader found every stage done
+
+    pipeline().run(Context(SRC, tmp_path, Follower(rank=1, size=2)))
+    assert not list(tmp_path.iterdir())

@@ -39,7 +39,8 @@ class Pipeline:
             if name in context.parts:
                 context.world.say(f"{place}: taken from {context.parts[name]}.")
                 continue
-            if stage.done(inner):
+            # The leader's answer counts for all: one that asks later would see what another has begun to write.
+            if context.world.any(context.world.leads and stage.done(inner)):
                 context.world.say(f"{place}: done.")
                 continue
             following = f" Next: {', '.join(names[number:])}." if names[number:] else " The last one."
