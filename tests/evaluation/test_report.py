@@ -21,7 +21,7 @@ from pinxit.evaluation import best_of as module
 from pinxit.evaluation.best_of import best_of, doublings
 from pinxit.evaluation.fidelity import fidelity
 from pinxit.evaluation.following import follows
-from pinxit.evaluation.report import evaluate
+from pinxit.evaluation.report import Report, evaluate
 from pinxit.evaluation.retrieval import retrieval
 from pinxit.nn.similarity import psnr
 from pinxit.systems.clip import CLIPSystem
@@ -238,3 +238,8 @@ def test_progress_runs_to_the_end_of_reading_and_drawing(system: DALLE1) -> None
     evaluate(system, Scenes(5, size=32), source="s", settings={"rerank": 3}, progress=progress)
     assert {what: steps[-1] for what, steps in seen.items()} == {"reading": (5, 5), "drawing": (15, 15)}
     assert all(steps == sorted(steps) for steps in seen.values())
+
+
+def test_the_source_is_written_without_its_folders() -> None:
+    report = Report(model="m", source="/home/ann/coco.json:/home/ann/images/", pictures=1, skipped={})
+    assert report.to_json()["source"] == "coco.json:images"

@@ -9,6 +9,7 @@ from typing import Any
 
 from pinxit.data.faults import Faults
 from pinxit.data.images import fit
+from pinxit.data.pairs import source_name
 from pinxit.data.sample import BadSample, Pairs, Sample
 from pinxit.data.scene_world import Ask
 from pinxit.errors import PinxitError
@@ -41,10 +42,10 @@ class Report:
     """How pictures were drawn, if any were."""
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as plain values."""
+        """Everything, as plain values; the source without its folders."""
         told: dict[str, Any] = {
             "model": self.model,
-            "source": self.source,
+            "source": source_name(self.source),
             "pictures": self.pictures,
             "skipped": dict(self.skipped),
         }
