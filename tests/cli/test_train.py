@@ -49,6 +49,7 @@ def test_train_and_again(runner: CliRunner, tmp_path: Path) -> None:
         (["two", "--data", "scenes:60", "--set", "mean.optimizer.lrr=1"], 1, "Did you mean mean.optimizer.lr?"),
         (["two", "--data", "scenes:60", "--set", "mean.optimizer.lr=big"], 1, "allowed is a number; it is 0.01 now"),
         (["two", "--data", "scenes:60", "--part", "mean"], 2, "write NAME=MODEL"),
+        (["two", "--data", "scenes:60", "--device", "toaster"], 1, "'toaster' is no device. Give cpu, cuda or cuda:N."),
         (["two"], 2, "--data"),
     ],
 )

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,22 @@ def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
         assert world.any(True)
         assert not world.any(False)
         assert world.gather("x") == ["x"]
+
+
+def test_patience_outlasts_a_long_job_of_the_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default gloo gives up after half an hour."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    asked: dict[str, timedelta] = {}
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda *_, timeout: asked.update(timeout=timeout))
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
+    with open_world("cpu"):
+        assert asked["timeout"] >= timedelta(days=1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(PinxitError, match="no CUDA device"), open_world("cuda"):
+        pass
 
 
 def test_a_batch_has_to_divide() -> None:

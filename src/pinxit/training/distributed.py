@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from pinxit.errors import PinxitError
+from pinxit.systems.system import choose_device
+
+PATIENCE = timedelta(days=1)
+"""How long the processes wait for each other. The leader may encode pictures for hours while the others do nothing, and
+a process that dies is `torchrun`'s to notice."""
 
 T = TypeVar("T")
 
@@ -88,15 +94,16 @@ class World:
 def open_world(device: str | None = None) -> Iterator[World]:
     """Joins the processes that `torchrun` started; alone without it. The GPU where there is one, unless told."""
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if kind == "cuda":
-        kind = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        torch.cuda.set_device(kind)
-    world = World(rank, size, torch.device(kind))
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
+        if chosen.index is None:
+            chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(chosen)
+    world = World(rank, size, chosen)
     if size == 1:
         yield world
         return
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo")
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield world
     finally:
