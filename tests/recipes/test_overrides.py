@@ -4,6 +4,7 @@ import pytest
 from tests.recipes.toy import mean_colour, pipeline
 
 from pinxit.errors import PinxitError
+from pinxit.recipes.dalle1 import ModelStage
 from pinxit.recipes.overrides import override, settings
 
 
@@ -26,7 +27,7 @@ from pinxit.recipes.overrides import override, settings
         ("data.background=0,0,0", "data", "background", (0, 0, 0)),
         ('data.captions={"long": 2}', "data", "captions", {"long": 2.0}),
         ("data.captions.alt=0", "data", "captions", {"alt": 0.0, "short": 1.0, "long": 1.0}),
-        ("data.captions.own=0.5", "data", "captions", {"alt": 1.0, "short": 1.0, "long": 1.0, "own": 0.5}),
+        ('data.exclude.style=["flat"]', "data", "exclude", {"style": ("flat",)}),
     ],
 )
 def test_reads_by_type(assignment: str, group: str, name: str, value: object) -> None:
@@ -63,6 +64,8 @@ def test_later_ones_win_and_the_rest_stays() -> None:
         ("model.bias=perhaps", "allowed is true or false"),
         ("model.depth=deep", "allowed is a whole number or none"),
         ("data.captions.alt=much", "allowed is a number"),
+        ("data.captions.shrt=1", "Did you mean data.captions.short? data.captions has: alt, short, long."),
+        ('data.captions={"shrt": 1}', "Did you mean data.captions.short? data.captions has: alt, short, long."),
     ],
 )
 def test_faults_say_what_is_allowed(assignment: str, message: str) -> None:
@@ -89,3 +92,10 @@ def test_every_setting_listed_can_be_set() -> None:
     for path, value in listed.items():
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         assert dict(settings(override(pipeline(), [f"{path}={text}"]))) == listed
+
+
+def test_sampling_settings_are_known_by_name() -> None:
+    stage = ModelStage(name="model")
+    assert override(stage, ["defaults.guidance=2"]).defaults == {"guidance": 2}
+    with pytest.raises(PinxitError, match=r"Did you mean defaults\.guidance\? defaults has: guidance, temperature"):
+        override(stage, ["defaults.guidence=2"])

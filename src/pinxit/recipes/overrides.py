@@ -13,10 +13,15 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from pinxit.data.sample import KINDS
 from pinxit.errors import PinxitError
 from pinxit.recipes.pipeline import Pipeline
+from pinxit.systems.system import Settings
 
 T = TypeVar("T")
+
+KEYS: Mapping[str, tuple[str, ...]] = {"captions": KINDS, "defaults": tuple(Settings.__annotations__)}
+"""Settings that are mappings, but not from any key: a misspelt one would never be asked for."""
 
 
 def override(recipe: T, assignments: Iterable[str]) -> T:
@@ -46,9 +51,12 @@ def settings(recipe: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _changed(target: Any, annotation: Any, whole: str, path: list[str], text: str) -> Any:
     """`target` with what lies at `path` below it read from `text`. `whole` is the path as typed."""
     (name, *rest), parts = path, _parts(target)
+    above = whole.split(".")[: -len(path)]
     free = isinstance(target, Mapping) and not any(_is_group(value) for value in parts.values())
     if name not in parts and not free:
-        raise _no_setting(whole, whole.split(".")[: -len(path)], name, parts)
+        raise _no_setting(whole, above, name, parts)
+    if isinstance(target, Mapping):
+        _check_keys(whole, above, [name])
     value = parts.get(name)
     if rest and not _is_group(value):
         raise PinxitError(f"--set {whole}: {whole.removesuffix('.' + '.'.join(rest))} has no settings below it.")
@@ -62,6 +70,8 @@ def _changed(target: Any, annotation: Any, whole: str, path: list[str], text: st
         raise PinxitError(f"--set {whole}: set one of {', '.join(f'{whole}.{inner}' for inner in _parts(value))}.")
     else:
         new = _read(kind, whole, text, value)
+        if isinstance(new, Mapping):
+            _check_keys(whole, whole.split("."), new)
     if isinstance(target, Pipeline):
         return dataclasses.replace(target, stages={**target.stages, name: new})
     if isinstance(target, Mapping):
@@ -85,8 +95,16 @@ def _is_group(value: Any) -> bool:
     return isinstance(value, Mapping) or (dataclasses.is_dataclass(value) and not isinstance(value, type))
 
 
-def _no_setting(whole: str, above: list[str], name: str, parts: Mapping[str, Any]) -> PinxitError:
-    level = ".".join(above)
+def _check_keys(whole: str, mapping: list[str], keys: Iterable[str]) -> None:
+    """Raises PinxitError for a key that the mapping at this path cannot have."""
+    allowed = KEYS.get(mapping[-1]) if mapping else None
+    for key in keys:
+        if allowed and key not in allowed:
+            raise _no_setting(whole, mapping, key, allowed)
+
+
+def _no_setting(whole: str, above: list[str], name: str, parts: Iterable[str]) -> PinxitError:
+    level, parts = ".".join(above), list(parts)
     near = difflib.get_close_matches(name, parts, n=1)
     hint = f" Did you mean {'.'.join([*above, near[0]])}?" if near else ""
     listed = f"{level + ' has' if level else 'There are'}: {', '.join(parts)}."
