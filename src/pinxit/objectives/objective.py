@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from PIL import Image
@@ -45,6 +45,13 @@ class Objective(nn.Module, ABC):
     def validate(self, batch: Batch, step: int) -> Numbers:
         """Numbers over one validation batch, without gradients, with the averaged weights in place."""
         return self.loss(batch, self.turns[0], step)[1]
+
+    def conclude(self, gather: Callable[[Tensor], list[Tensor]]) -> Numbers:  # noqa: ARG002
+        """Numbers over all batches validated since the last call, where a mean over batches would not do.
+
+        Every process calls it; `gather` has what each of them hands in.
+        """
+        return {}
 
     def preview(self) -> Image.Image | None:
         """A picture of fixed prompts or inputs, drawn with the averaged weights in place; None where there is none."""

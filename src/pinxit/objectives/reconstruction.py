@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,6 +68,8 @@ class RelaxedCodes(Objective):
         self.config = config
         self.register_buffer("examples", examples, persistent=False)
         self.examples: Tensor
+        self.counts = torch.zeros(int(network.config.codes), dtype=torch.int64)  # type: ignore[union-attr, arg-type]
+        """How often validation has met each code."""
 
     @property
     def dvae(self) -> CodeNetwork:
@@ -114,18 +116,18 @@ class RelaxedCodes(Objective):
         return noisy + 0.0 * (codes.codebook_embedding.sum() + codes.log_scale)
 
     def validate(self, batch: Batch, step: int) -> Numbers:  # noqa: ARG002
-        """Of reconstructions from hard codes: PSNR in dB, SSIM, and how the codebook is used."""
+        """Of reconstructions from hard codes: PSNR in dB and SSIM. `conclude` tells how the codebook is used."""
         pixels = batch["pixels"]
         ids = self.dvae.encode(pixels)
         reconstructed = self.dvae.decode(ids)
-        codes = self.network.config.codes  # type: ignore[union-attr]
-        used, perplexity = usage(torch.bincount(ids.reshape(-1), minlength=int(codes)))  # type: ignore[arg-type]
-        return {
-            "psnr": psnr(reconstructed, pixels).mean(),
-            "ssim": ssim(reconstructed, pixels).mean(),
-            "codes_used": used,
-            "code_perplexity": perplexity,
-        }
+        self.counts += torch.bincount(ids.reshape(-1).cpu(), minlength=len(self.counts))
+        return {"psnr": psnr(reconstructed, pixels).mean(), "ssim": ssim(reconstructed, pixels).mean()}
+
+    def conclude(self, gather: Callable[[Tensor], list[Tensor]]) -> Numbers:
+        """The share of the codes that occurred at all, and their perplexity as a share."""
+        used, perplexity = usage(torch.stack(gather(self.counts)).sum(0))
+        self.counts.zero_()
+        return {"codes_used": used, "code_perplexity": perplexity}
 
     def preview(self) -> Image.Image | None:
         """Rows of up to eight examples, each above its reconstructions; None where there are no examples."""

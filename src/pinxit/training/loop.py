@@ -213,8 +213,9 @@ def validate(
     for index, batch in islice(enumerate(batches), world.rank, None, world.size):
         seed_torch(step_seed(training.seed, index, 0), world.device)
         meter.add("", objective.validate(to_device(batch, world.device, training.channels_last), step))
+    concluded = {name: float(value) for name, value in objective.conclude(world.gather).items()}
     set_training(objective)
-    return meter.means(world)
+    return {**meter.means(world), **concluded}
 
 
 @torch.no_grad()
