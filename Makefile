@@ -11,8 +11,8 @@ BIN := .venv/bin
 .PHONY: demo test lint clean
 
 demo: .venv/installed
-	$(BIN)/pinxit generate "a red apple" "a blue cat" "a pizza with a smiling face" "a green tree" \
-		-n 4 --seed 0 -o outputs/demo.png
+	$(BIN)/pinxit generate "a red apple" "a blue cat" "a smiling face" "a green heart" \
+		-n 6 --rerank 24 --seed 0 -o outputs/demo.png
 
 # One thread a worker: PyTorch's own threads would fight over the cores.
 test: .venv/installed-dev

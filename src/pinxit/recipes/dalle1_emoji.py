@@ -136,7 +136,7 @@ def dalle1_emoji() -> Pipeline:
                 training=replace(transformer.training, steps=5_500),
             ),
             "model": ModelStage(
-                name="dalle1-model", defaults={"top_p": 0.95, "guidance": 1.5}, licence=DATA["licence"], card=CARD
+                name="dalle1-model", defaults={"top_p": 0.9, "guidance": 2.0}, licence=DATA["licence"], card=CARD
             ),
         },
     )
