@@ -18,6 +18,7 @@ from torch import Tensor
 from pinxit.checkpoints.files import from_config, load_network, read_config
 from pinxit.errors import PinxitError, unknown
 from pinxit.models.token_transformer import Continuation, TokenTransformer, TokenTransformerConfig
+from pinxit.nn.packing import can_pack, packed
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.codec import Codec
 from pinxit.systems.picture import Picture
@@ -60,6 +61,8 @@ class DALLE1(System):
         self.device = codec.device
         self.codec = codec
         self.transformer = transformer.to(self.device).eval().requires_grad_(False)
+        # The twin that draws: on a CPU with its weights laid out for few rows, which is half as fast again.
+        self.drawing = packed(self.transformer) if self.device.type == "cpu" and can_pack() else self.transformer
         self.tokenizer = tokenizer
         self.clip = clip
         self.defaults = Settings(**{**DEFAULTS, **(defaults or {})})
@@ -153,10 +156,10 @@ class DALLE1(System):
             rows = text[start : start + BATCH]
             next_logits: NextLogits
             if settings["guidance"] == 1:
-                next_logits = Continuation(self.transformer, rows)
+                next_logits = Continuation(self.drawing, rows)
             else:
                 both = torch.cat([rows, self.transformer.empty_captions(len(rows))])
-                next_logits = guide(Continuation(self.transformer, both), settings["guidance"])
+                next_logits = guide(Continuation(self.drawing, both), settings["guidance"])
 
             def told(token: int, tokens: int, before: int = start, now: int = len(rows)) -> None:
                 if progress:
