@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# (peers are optional here, and untyped)
 """Image tokens a second, and training samples a second, beside public peers of the same size.
 
     python benchmarks/tokens.py [--quick] [--json FILE] [--dalle-python OTHER-VENV/bin/python]
@@ -21,9 +23,10 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -41,13 +44,16 @@ KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": s
 """As `pinxit.training.memory` sets them while training; here for every contender."""
 
 
+Precision = Literal["float32", "bf16", "int8"]
+
+
 @dataclass(frozen=True)
 class Case:
     """One row of the table."""
 
-    work: Literal["bandwidth", "sample", "train"]
-    batch: int = 1
-    precision: Literal["float32", "bf16", "int8"] = "float32"
+    work: Literal["sample", "train"]
+    batch: int
+    precision: Precision
     tokens: int = IMAGE
     """Image tokens to sample."""
 
@@ -87,14 +93,14 @@ def gpt2(case: Case) -> Run:
         vocab_size=VOCABULARY, n_positions=TEXT + IMAGE, n_embd=WIDTH, n_layer=DEPTH, n_head=HEADS,
         resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
-    model = GPT2LMHeadModel(config)
+    model: Any = GPT2LMHeadModel(config)
     if case.work == "train":
         ids = torch.randint(VOCABULARY, (case.batch, TEXT + IMAGE))
         model.train()
         return training(model, lambda: model(ids, labels=ids).loss, case)
     if case.precision == "int8":
         raise NotImplementedError("no weights of 8 bits without other packages")
-    model = model.eval().to(case.dtype)
+    model.to(case.dtype).train(False)
     prompt = torch.randint(WORDS, (case.batch, TEXT))
 
     @torch.inference_mode()
@@ -105,8 +111,8 @@ def gpt2(case: Case) -> Run:
             logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
             ids = torch.multinomial(logits.float().softmax(-1), 1)
 
-    seconds = {static: min(timed(lambda s=static: run(s))[0] for _ in range(2)) for static in (False, True)}
-    return lambda: run(seconds[True] < seconds[False])
+    run(static=True)
+    return partial(run, min((True, False), key=lambda static: timed(partial(run, static))[0]))
 
 
 def dalle_pytorch(case: Case) -> Run:
@@ -124,7 +130,7 @@ def dalle_pytorch(case: Case) -> Run:
         return training(model, lambda: model(text, image, return_loss=True), case)
     if case.precision == "int8":
         raise NotImplementedError("no weights of 8 bits")
-    model = model.eval().to(case.dtype)
+    model.to(case.dtype).train(False)
 
     @torch.inference_mode()
     def run() -> None:
@@ -136,7 +142,17 @@ def dalle_pytorch(case: Case) -> Run:
     return run
 
 
-CONTENDERS: dict[str, Callable[[Case], Run]] = {"pinxit": pinxit, "gpt2": gpt2, "dalle-pytorch": dalle_pytorch}
+def memory(case: Case) -> Run:  # noqa: ARG001
+    """Reading 1 GiB, as a sum does: what bounds a step, whose weights pass once."""
+    return torch.ones(2**28).sum
+
+
+CONTENDERS: dict[str, Callable[[Case], Run]] = {
+    "pinxit": pinxit,
+    "gpt2": gpt2,
+    "dalle-pytorch": dalle_pytorch,
+    "memory": memory,
+}
 
 
 def training(network: nn.Module, loss: Callable[[], Tensor], case: Case) -> Run:
@@ -170,12 +186,6 @@ def as_it_expects() -> Iterator[None]:
     yield
 
 
-def bandwidth(case: Case) -> Run:  # noqa: ARG001
-    """Reading 1 GiB, as a reduction does."""
-    memory = torch.ones(2**28)
-    return memory.sum
-
-
 # The worker: says what it is, then runs the cases it is sent, one at a time.
 
 
@@ -194,13 +204,12 @@ def work(name: str, threads: int) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     current: Case | None = None
-    run: Run = timed.__call__  # replaced by the first case
     for line in sys.stdin:
         case = Case(**json.loads(line))
         try:
             if case != current:
                 current = None
-                run = (bandwidth if case.work == "bandwidth" else CONTENDERS[name])(case)
+                run = CONTENDERS[name](case)
                 run()  # warm
                 current = case
             answer: dict[str, object] = dict(zip(("seconds", "processor"), timed(run), strict=True))
@@ -270,7 +279,7 @@ def measure(case: Case, workers: list[Worker], rounds: int) -> dict[str, list[di
     return answers
 
 
-def summary(case: Case, name: str, found: dict[str, list[dict[str, Any]]], label: str, speed: float) -> dict[str, Any]:
+def summary(case: Case, name: str, found: dict[str, list[dict[str, Any]]], label: str) -> dict[str, Any]:
     """A row of the table: medians, and ratios to GPT-2 turn by turn."""
     amount = case.batch * (case.tokens if case.work == "sample" else 1)
     rates = [amount / answer["seconds"] for answer in found[name]]
@@ -286,8 +295,8 @@ def summary(case: Case, name: str, found: dict[str, list[dict[str, Any]]], label
             ratios = [theirs[key] / ours[key] for theirs, ours in zip(peer, found[name], strict=True)]
             row["over_gpt2" if key == "seconds" else "over_gpt2_by_processor_time"] = statistics.median(ratios)
     if case.work == "sample" and name == "pinxit":
-        step = WEIGHTS * case.dtype.itemsize / speed
-        row["of_bandwidth_limit"] = row["median"] * step / case.batch
+        row["bytes_per_second"] = 2**30 / statistics.median(answer["seconds"] for answer in found["memory"])
+        row["of_bandwidth_limit"] = row["median"] / case.batch * WEIGHTS * case.dtype.itemsize / row["bytes_per_second"]
     return {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in row.items()}
 
 
@@ -323,7 +332,7 @@ def machine(threads: int) -> str:
 def main() -> None:
     """Measure all, print JSON lines as they come and the table at the end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
+    parser.add_argument("--rounds", type=int, default=4, help="turns of each contender")
     parser.add_argument("--quick", action="store_true", help="2 turns, 64 of the 256 tokens")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for every contender")
     parser.add_argument("--work", choices=["sample", "train"], help="only this")
@@ -339,35 +348,30 @@ def main() -> None:
     print(f"# {machine(options.threads)}", flush=True)
 
     def gather(environment: Mapping[str, str]) -> list[Worker]:
-        pythons = {"pinxit": sys.executable, "gpt2": sys.executable, "dalle-pytorch": options.dalle_python}
+        pythons = dict.fromkeys(CONTENDERS, sys.executable) | {"dalle-pytorch": options.dalle_python}
         return [Worker(name, path, options.threads, environment) for name, path in pythons.items() if path]
 
     rows: list[dict[str, Any]] = []
 
     def report(case: Case, workers: list[Worker], turns: int, label: str = "") -> None:
         found = measure(case, workers, turns)
-        for name in found:
-            rows.append(summary(case, name, found, label, speed))
+        for name in [name for name in found if name != "memory"]:
+            rows.append(summary(case, name, found, label))
             print(json.dumps(rows[-1]), flush=True)
 
     workers = gather({})
-    reads = [workers[0].run(Case("bandwidth"))["seconds"] for _ in range(9)]
-    speed = 2**30 / statistics.median(reads)
-    print(
-        f"# reading memory: {speed / 1e9:.1f} GB/s ({2**30 / max(reads) / 1e9:.1f} to {2**30 / min(reads) / 1e9:.1f})"
-    )
     if options.work != "train":
         for batch in (1, 8):
-            for precision in ("float32", "bf16", "int8"):
+            for precision in get_args(Precision):
                 report(Case("sample", batch, precision, tokens), workers, rounds)
     for worker in workers:
         worker.end()
-    for label, environment in ((", memory kept", KEPT_MEMORY), (", memory handed back", {})):
+    for label, environment, turns in ((", memory kept", KEPT_MEMORY, 3), (", memory handed back", {}, 2)):
         if options.work == "sample":
             break
         workers = gather(environment)
-        for precision in ("float32", "bf16"):
-            report(Case("train", TRAINING_BATCH, precision), workers, min(rounds, 3), label)
+        for precision in get_args(Precision)[:2]:
+            report(Case("train", TRAINING_BATCH, precision), workers, min(rounds, turns), label)
         for worker in workers:
             worker.end()
     print(f"\n{table(rows)}\n\n# {time.perf_counter() - began:.0f} s", flush=True)
