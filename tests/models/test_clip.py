@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pinxit.errors import PinxitError
 from pinxit.models.clip import CLIP, SIZES
 
 TINY = SIZES["tiny-32"]
@@ -103,7 +104,7 @@ def test_initialisation_is_the_published_one() -> None:
 def test_wrong_shapes_are_named(clip: CLIP) -> None:
     with pytest.raises(ValueError, match=r"expected pixels b 3 32 32, got \(1, 3, 40, 32\)"):
         clip.encode_image(torch.zeros(1, 3, 40, 32))
-    with pytest.raises(ValueError, match="30 pixels do not divide into patches of 8"):
+    with pytest.raises(PinxitError, match="30 pixels do not divide into patches of 8"):
         CLIP(replace(TINY, vision=replace(TINY.vision, size=30)))
 
 

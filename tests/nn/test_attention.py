@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pinxit.errors import PinxitError
 from pinxit.nn.attention import Attention, Cache
 
 WIDTH, HEADS = 12, 3
@@ -163,5 +164,5 @@ def test_what_it_is_given_stays(attention: Attention, x: Tensor) -> None:
 
 
 def test_a_width_that_does_not_divide_is_named() -> None:
-    with pytest.raises(ValueError, match="width 10 does not divide into 4 heads"):
+    with pytest.raises(PinxitError, match="width of 10 does not divide into 4 heads"):
         Attention(10, 4)

@@ -34,7 +34,7 @@ def objective() -> Contrastive:
 
 def test_without_repeats_it_is_the_papers_loss(objective: Contrastive) -> None:
     batch = batch_of(8)
-    logits = objective.clip(batch["pixels"], batch["ids"])
+    logits = objective.network(batch["pixels"], batch["ids"])
     labels = torch.arange(8)
     expected = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
     loss, numbers = objective(batch, "main", 0)
@@ -48,7 +48,7 @@ def test_without_repeats_it_is_the_papers_loss(objective: Contrastive) -> None:
 def test_samples_that_share_a_key_are_positives_of_each_other(objective: Contrastive, key: str) -> None:
     batch = batch_of(4)
     batch[key] = torch.tensor([5, 6, 5, 7])
-    logits = objective.clip(batch["pixels"], batch["ids"])
+    logits = objective.network(batch["pixels"], batch["ids"])
     targets = torch.eye(4)
     targets[[0, 0, 2, 2], [0, 2, 0, 2]] = 0.5
     expected = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2

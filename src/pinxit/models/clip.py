@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pinxit.errors import PinxitError
 from pinxit.nn.transformer import Activation, Block, Transformer
 
 
@@ -65,8 +66,10 @@ class VisionTower(nn.Module):
 
     def __init__(self, config: VisionConfig, embedding_width: int, activation: Activation) -> None:
         super().__init__()
-        if config.size % config.patch:
-            raise ValueError(f"pictures of {config.size} pixels do not divide into patches of {config.patch}")
+        if config.patch < 1 or config.size < config.patch or config.size % config.patch:
+            raise PinxitError(
+                f"Pictures of {config.size} pixels do not divide into patches of {config.patch}: choose a multiple."
+            )
         self.size = config.size
         self.patches = nn.Conv2d(3, config.width, config.patch, stride=config.patch, bias=False)
         self.class_token = nn.Parameter(torch.empty(config.width))

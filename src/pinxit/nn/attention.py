@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pinxit.errors import PinxitError
 from pinxit.nn.linear import Linear
 
 
@@ -50,8 +51,8 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, *, context_width: int | None = None) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width {width} does not divide into {heads} heads")
+        if heads < 1 or width < heads or width % heads:
+            raise PinxitError(f"A width of {width} does not divide into {heads} heads: choose a multiple.")
         self.heads = heads
         if context_width is None:
             self.query_key_value = Linear(width, 3 * width)

@@ -7,16 +7,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
-from pinxit.models.clip import CLIP
 from pinxit.objectives.objective import Batch, Numbers, Objective
 
 LARGEST_LOGIT_SCALE = math.log(100.0)
+
+
+class TwoTowers(Protocol):
+    """What the objective needs of a CLIP (`models.clip.CLIP`)."""
+
+    logit_scale: nn.Parameter
+
+    def encode_image(self, pixels: Tensor) -> Tensor: ...
+
+    def encode_text(self, ids: Tensor) -> Tensor: ...
 
 
 class Contrastive(Objective):
@@ -31,13 +40,19 @@ class Contrastive(Objective):
     those of one process with the global batch.
     """
 
-    def __init__(self, clip: CLIP) -> None:
+    def __init__(self, network: nn.Module) -> None:
+        """`network` is TwoTowers."""
         super().__init__()
-        self.clip = clip
+        self.network = network
+
+    @property
+    def clip(self) -> TwoTowers:
+        """The network by what it can do."""
+        return self.network  # type: ignore[return-value]
 
     def networks(self) -> Mapping[str, nn.Module]:
         """The one network."""
-        return {"clip": self.clip}
+        return {"clip": self.network}
 
     def loss(self, batch: Batch, turn: str, step: int) -> tuple[Tensor, Numbers]:  # noqa: ARG002
         """Mean of the two cross-entropies, in float32, and the recalls at 1 within the global batch."""
