@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pinxit.data.scenes import Scenes, draw
+from pinxit.data.scenes import Scenes, draw, make_scene
 from pinxit.evaluation.following import follows
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     print(f"{processor()}, Python {platform.python_version()}, numpy {np.__version__}, one process")
     for size in (64, 128, 256):
         scenes = Scenes(options.count, size=size)
-        drawn = [scenes.scene(i) for i in range(options.count)]
+        drawn = [make_scene(i) for i in range(options.count)]
         pictures = [scenes[i].image for i in range(options.count)]
         follows(pictures[0], drawn[0].ask)  # makes its templates
         for name, work in (

@@ -16,10 +16,11 @@ from PIL import Image
 from tests.recipes.hasty import HASTY_SOURCE, hasty_dalle1
 
 from pinxit.checkpoints.files import read_config, read_tensors, save_checkpoint
+from pinxit.progress import Progress
 from pinxit.recipes.recipe import Context
 from pinxit.systems import system
 from pinxit.systems.picture import Picture
-from pinxit.systems.system import Kind, Progress, Settings, System
+from pinxit.systems.system import Kind, Settings, System
 
 
 class Painter(System):

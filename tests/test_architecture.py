@@ -38,6 +38,9 @@ FLOORS = {
 DOORS = {"__init__.py", "__main__.py"}
 """At the root, above all floors; `__version__` may be imported from anywhere."""
 
+BELOW = {"errors.py", "atomic.py", "progress.py"}
+"""At the root, below all floors."""
+
 DEPENDENCIES = {"torch", "numpy", "PIL", "safetensors", "tokenizers", "huggingface_hub", "pydantic", "click", "tqdm"}
 
 OPTIONAL = {"pyarrow": "parquet", "torch.utils.tensorboard": "tensorboard"}
@@ -105,7 +108,7 @@ def faults_of(name: str) -> list[str]:
                 found.append(f"{where}, which does not exist")
             elif top not in sys.stdlib_module_names | DEPENDENCIES and item.module.split(".")[0] not in OPTIONAL:
                 found.append(f"{where}, which is no declared dependency")
-        elif target not in {"errors.py", *DOORS} and name not in DOORS:
+        elif target not in {*BELOW, *DOORS} and name not in {*BELOW, *DOORS}:
             here, there = folder_of(name), folder_of(target)
             if here not in FLOORS:
                 found.append(f"{where}, but {here or name} has no floor")
@@ -147,7 +150,7 @@ def test_optional_modules_belong_to_an_extra() -> None:
 
 
 def test_text_knows_no_torch() -> None:
-    light = [name for name in FILES if folder_of(name) == "text"] + ["errors.py", "systems/picture.py", "cli/main.py"]
+    light = [name for name in FILES if folder_of(name) == "text"] + [*BELOW, "systems/picture.py", "cli/main.py"]
     assert [name for name in light if any(item.module.split(".")[0] == "torch" for item in imports(FILES[name]))] == []
 
 

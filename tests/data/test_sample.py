@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from pinxit.data.sample import BadSample, captions_from_record, read_captions
+from pinxit.data.sample import BadSample, captions_from_record, draw_caption, read_captions
 
 
 @pytest.mark.parametrize(
@@ -45,3 +46,11 @@ def test_what_is_no_text_is_named(value: Any) -> None:
 
 def test_a_byte_order_mark_is_not_part_of_the_caption() -> None:
     assert read_captions("k", None, b"\xef\xbb\xbfa cat\r\n")[0] == {"short": ("a cat",)}
+
+
+def test_a_caption_is_drawn_and_cleaned_or_the_sample_is_bad() -> None:
+    rng = np.random.default_rng(0)
+    assert draw_caption("x", {"alt": ("a  cat",), "short": ("no",)}, {"alt": 1.0, "short": 0.0}, rng) == "a cat"
+    with pytest.raises(BadSample, match=r"'x' has captions of kind alt, none of short, long\.") as fault:
+        draw_caption("x", {"alt": ("a",)}, {"short": 1.0, "long": 1.0, "alt": 0.0}, rng)
+    assert fault.value.reason == "other-captions"

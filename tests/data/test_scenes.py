@@ -191,7 +191,7 @@ def test_short_captions_read_as_genevals(ask: Ask, text: str) -> None:
 def test_long_captions_name_everything() -> None:
     scenes = Scenes(300)
     for i in range(len(scenes)):
-        scene, text = scenes.scene(i), scenes.captions_at(i)["long"][0]
+        scene, text = make_scene(i), scenes.captions_at(i)["long"][0]
         assert scene.background in text
         for thing in scene.objects:
             assert f"{thing.size} {thing.texture} {thing.colour} {thing.shape}" in text
@@ -204,7 +204,7 @@ def test_alt_captions_are_short_and_leave_things_out() -> None:
     texts = [scenes.captions_at(i)["alt"][0] for i in range(400)]
     assert max(len(text.split()) for text in texts) <= 4
     assert len(set(texts)) > 100
-    naming = [i for i, text in enumerate(texts) if any(o.shape in text for o in scenes.scene(i).objects)]
+    naming = [i for i, text in enumerate(texts) if any(o.shape in text for o in make_scene(i).objects)]
     assert 0.3 < len(naming) / 400 < 0.8
 
 

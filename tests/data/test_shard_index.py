@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pinxit.data.shard_index import build_index, hash_shard, load_index, store_index, stored_index, write_atomically
+from pinxit.data.shard_index import build_index, hash_shard, load_index, store_index, stored_index
 from pinxit.errors import PinxitError
 
 Member = tuple[str, bytes]
@@ -198,12 +198,3 @@ def test_an_index_of_another_version_is_not_taken(tmp_path: Path) -> None:
     beside = tmp_path / "s.tar.index.json"
     beside.write_text(beside.read_text().replace('"version":1', '"version":2'))
     assert stored_index(shard) is None
-
-
-def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    path.write_bytes(b"before")
-    with pytest.raises(TypeError):
-        write_atomically(path, "no bytes")  # type: ignore[arg-type]
-    assert path.read_bytes() == b"before"
-    assert [each.name for each in tmp_path.iterdir()] == ["a"]

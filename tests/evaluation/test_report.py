@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from pinxit.evaluation.following import follows
 from pinxit.evaluation.report import Report, evaluate
 from pinxit.evaluation.retrieval import retrieval
 from pinxit.nn.similarity import psnr
+from pinxit.progress import Progress
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.dalle1 import DALLE1
 
@@ -214,6 +216,9 @@ class Plain:
     def captions_at(self, index: int) -> Captions:
         return {"alt": (f"picture {index}",)}
 
+    def meta_at(self, index: int) -> dict[str, object]:  # noqa: ARG002
+        return {}
+
 
 def test_without_asks_nothing_is_followed_and_bad_samples_are_counted(system: DALLE1) -> None:
     told = evaluate(system, Plain(10, bad=[4]), source="s")
@@ -232,10 +237,11 @@ def test_without_asks_nothing_is_followed_and_bad_samples_are_counted(system: DA
 def test_progress_runs_to_the_end_of_reading_and_drawing(system: DALLE1) -> None:
     seen: dict[str, list[tuple[int, int]]] = {}
 
-    def progress(what: str, done: int, total: int) -> None:
-        seen.setdefault(what, []).append((done, total))
+    @contextmanager
+    def watch(what: str) -> Iterator[Progress]:
+        yield lambda done, total: seen.setdefault(what, []).append((done, total))
 
-    evaluate(system, Scenes(5, size=32), source="s", settings={"rerank": 3}, progress=progress)
+    evaluate(system, Scenes(5, size=32), source="s", settings={"rerank": 3}, watch=watch)
     assert {what: steps[-1] for what, steps in seen.items()} == {"reading": (5, 5), "drawing": (15, 15)}
     assert all(steps == sorted(steps) for steps in seen.values())
 

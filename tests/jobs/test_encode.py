@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from pinxit.jobs.encode import Encoded
 from pinxit.models.dvae import DVAE, SIZES
 from pinxit.systems.codec import Codec
 
-SOURCE = {"data": "scenes", "codec": 1}
+SOURCE = {"data": {"fingerprint": "f"}, "codec": 1}
 
 
 class Reads:
@@ -45,6 +46,9 @@ class Reads:
 
     def captions_at(self, index: int) -> Captions:
         return self.scenes.captions_at(index)
+
+    def meta_at(self, index: int) -> dict[str, Any]:
+        return self.scenes.meta_at(index)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +169,7 @@ def test_pictures_are_scaled_before_they_wait_in_a_batch(
 
 def make(keys: Sequence[str]) -> Encoded:
     ids = np.arange(len(keys), dtype=np.int32)[:, None].repeat(4, axis=1)
-    return Encoded(ids, list(keys), [{"short": (key,)} for key in keys], (2, 2), 64)
+    return Encoded(ids, list(keys), [{"short": (key,)} for key in keys], (2, 2), 64, "f")
 
 
 def test_versions_of_one_picture_are_held_back_together() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.recipes.hasty import HASTY_SOURCE, hasty_dalle1
 
 import pinxit
-from pinxit.checkpoints.files import read_config, read_tensors
+from pinxit.checkpoints.files import fingerprint, read_config, read_tensors
 from pinxit.data.images import WHITE
 from pinxit.data.pairs import open_pairs
 from pinxit.data.sample import Sample
@@ -107,7 +107,7 @@ def test_codes_of_an_earlier_dvae_are_refused_and_so_is_a_transformer_that_learn
     shutil.rmtree(own_run / "transformer")
     longer.run(context)
     assert longer.done(context)
-    assert read_config(own_run / "model")["made_from"]["dvae"]["step"] == 8
+    assert read_config(own_run / "model")["made_from"]["dvae"] == fingerprint(own_run / "dvae" / "model")
 
 
 def test_a_longer_trained_transformer_alone_goes_into_the_model_anew(
@@ -149,7 +149,9 @@ def test_a_stage_by_itself_says_what_it_needs_first(dalle1_run: Path, tmp_path: 
         transformer.run(Context(HASTY_SOURCE, tmp_path / "transformer"))
     parts = {name: str(dalle1_run / name) for name in ("dvae", "tokens")}
     transformer.run(Context(HASTY_SOURCE, tmp_path / "transformer", parts=parts))
-    assert read_config(tmp_path / "transformer" / "model")["made_from"]["tokens"]["source"]["dvae"]["step"] == 6
+    assert read_config(tmp_path / "transformer" / "model")["made_from"] == {
+        "tokens": fingerprint(dalle1_run / "tokens")
+    }
 
 
 def test_a_transformer_of_another_grid_or_codebook_is_refused(dalle1_run: Path, tmp_path: Path) -> None:
@@ -174,13 +176,11 @@ def test_every_recipe_says_what_it_costs_and_takes_settings(name: str) -> None:
     assert stage.name == name or isinstance(stage, (Pipeline, TokensStage))
     assert stage.summary
     if isinstance(stage, (Recipe, Pipeline)):
-        assert stage.hours > 0
+        assert stage.hours is None or stage.hours > 0
         assert stage.expected
     if isinstance(stage, Pipeline):
         assert list(stage.stages) == STAGES
         assert override(stage, ["transformer.model.depth=1"]).stages["transformer"].model.depth == 1  # type: ignore[attr-defined]
-        sizes = {part.data.size for part in stage.stages.values() if isinstance(part, (Recipe, TokensStage))}
-        assert len(sizes) == 1
         dvae, transformer = (stage.stages[part] for part in ("dvae", "transformer"))
         assert isinstance(dvae, Recipe)
         assert isinstance(transformer, Recipe)
@@ -219,6 +219,9 @@ class Coloured:
 
     def captions_at(self, index: int) -> dict[str, tuple[str, ...]]:
         return {"short": (self.shorts[index],)}
+
+    def meta_at(self, index: int) -> dict[str, object]:  # noqa: ARG002
+        return {}
 
 
 def test_versions_in_other_colours_come_beside_those_that_can_have_them() -> None:

@@ -22,8 +22,6 @@ from pinxit.recipes.overrides import override, settings
         ("model.depth=3", "model", "depth", 3),
         ("model.depth=none", "model", "depth", None),
         ("model.bias=false", "model", "bias", False),
-        ("data.licence=CC BY 4.0", "data", "licence", "CC BY 4.0"),
-        ("data.licence=7", "data", "licence", "7"),
         ("data.background=0,0,0", "data", "background", (0, 0, 0)),
         ('data.captions={"long": 2}', "data", "captions", {"long": 2.0}),
         ("data.captions.alt=0", "data", "captions", {"alt": 0.0, "short": 1.0, "long": 1.0}),
@@ -37,6 +35,11 @@ def test_reads_by_type(assignment: str, group: str, name: str, value: object) ->
     assert type(given) is type(value)
 
 
+@pytest.mark.parametrize("licence", ["CC BY 4.0", "7"])
+def test_reads_text_as_it_stands(licence: str) -> None:
+    assert override(mean_colour(), [f"licence={licence}"]).licence == licence
+
+
 def test_later_ones_win_and_the_rest_stays() -> None:
     recipe = override(mean_colour(), ["training.steps=7", "training.steps=9"])
     assert recipe.training.steps == 9
@@ -48,7 +51,7 @@ def test_later_ones_win_and_the_rest_stays() -> None:
     ("assignment", "message"),
     [
         ("optimizer.lrr=1", "Did you mean optimizer.lr? optimizer has: lr, betas"),
-        ("optimiser.lr=1", "Did you mean optimizer? There are: model, objective, data, optimizer, training."),
+        ("optimiser.lr=1", "Did you mean optimizer? There are: model, objective, data, optimizer, training, licence."),
         ("zzz=1", "--set zzz: there is no such setting. There are: model"),
         ("name=x", "there is no such setting"),
         ("optimizer.lr.x=1", "optimizer.lr has no settings below it"),
@@ -97,5 +100,5 @@ def test_every_setting_listed_can_be_set() -> None:
 def test_sampling_settings_are_known_by_name() -> None:
     stage = ModelStage(name="model")
     assert override(stage, ["defaults.guidance=2"]).defaults == {"guidance": 2}
-    with pytest.raises(PinxitError, match=r"Did you mean defaults\.guidance\? defaults has: guidance, temperature"):
+    with pytest.raises(PinxitError, match=r"Did you mean defaults\.guidance\? defaults has: guidance, negative, "):
         override(stage, ["defaults.guidence=2"])

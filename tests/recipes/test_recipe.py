@@ -16,7 +16,7 @@ SRC = "scenes:60"
 
 
 def test_trains_and_says_in_the_checkpoint_how(tmp_path: Path) -> None:
-    recipe = override(mean_colour(), ["model.width=5", "data.licence=CC0-1.0"])
+    recipe = override(mean_colour(), ["model.width=5", "licence=CC0-1.0"])
     assert not recipe.done(Context(SRC, tmp_path))
     recipe.run(Context(SRC, tmp_path))
     assert recipe.done(Context(SRC, tmp_path))
@@ -85,7 +85,7 @@ def test_what_the_weights_are_of_cannot_change_under_them(tmp_path: Path) -> Non
     with pytest.raises(PinxitError, match=r"cannot take over this \(model\.kernel: box -> hat\)"):
         override(longer, ["model.kernel=hat"]).run(context)
     override(mean_colour(), ["training.steps=3"]).run(replace(context, out=tmp_path / "other"))
-    with pytest.raises(PinxitError, match=r"cannot take over this \(made_from\.mean\.step: 4 -> 3\)"):
+    with pytest.raises(PinxitError, match=r"cannot take over this \(made_from\.mean: \w+ -> \w+\)"):
         longer.run(replace(context, parts={"mean": str(tmp_path / "other" / "model")}))
     longer.run(context)
 

@@ -1,7 +1,7 @@
 """A recipe that learns the mean colour of pictures, and a pipeline around it."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +27,12 @@ class ModelConfig:
     bias: bool = True
 
 
+@dataclass(frozen=True)
+class ColourDataConfig(DataConfig):
+    validation: int = 4
+    captions: Mapping[str, float] = field(default_factory=lambda: {"alt": 1.0, "short": 1.0, "long": 1.0})
+
+
 class MeanColour(Objective):
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -42,7 +48,7 @@ class MeanColour(Objective):
 
 def build(recipe: Recipe, context: Context, pairs: Pairs) -> Run:  # noqa: ARG001
     def transform(sample: Sample, rng: np.random.Generator) -> dict[str, Any]:  # noqa: ARG001
-        return {"pixels": to_tensor(fit(sample.image, recipe.data.size))}
+        return {"pixels": to_tensor(fit(sample.image, 16))}
 
     seen, held = hold_back(pairs, recipe.data.validation)
 
@@ -68,11 +74,12 @@ def mean_colour() -> Recipe:
         expected="a grey",
         model=ModelConfig(width=4),
         objective=None,
-        data=DataConfig(size=16, validation=4),
+        data=ColourDataConfig(),
         optimizer=OptimizerConfig(lr=0.01),
         training=TrainingConfig(
             steps=4, batch_size=4, log_every=2, validate_every=2, preview_every=4, checkpoint_every=2
         ),
+        source=lambda recipe, context: context.pairs(recipe.data, 16),
         build=build,
     )
 

@@ -38,6 +38,9 @@ class Swatches:
     def captions_at(self, index: int) -> Captions:
         return {"short": (f"picture {index}",)}
 
+    def meta_at(self, index: int) -> dict[str, object]:  # noqa: ARG002
+        return {}
+
 
 @pytest.fixture(scope="module")
 def system() -> CLIPSystem:

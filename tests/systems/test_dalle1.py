@@ -36,6 +36,20 @@ def pixels(pictures: Sequence[Picture]) -> list[bytes]:
     return [picture.image.tobytes() for picture in pictures]
 
 
+def test_guidance_leads_away_from_the_negative(system: DALLE1) -> None:
+    free, away, same = (
+        system.generate(PROMPT, 2, seed=0, guidance=3.0, negative=text) for text in (None, "blue", PROMPT)
+    )
+    assert pixels(free) != pixels(away)
+    # What is led away from is also what is led to: nothing is left of the guidance.
+    assert pixels(same) == pixels(system.generate(PROMPT, 2, seed=0, guidance=1.0))
+    assert away[0].settings["negative"] == "blue"
+    with pytest.raises(PinxitError, match="guidance of 1 leads nowhere"):
+        system.generate(PROMPT, 1, guidance=1.0, negative="blue")
+    with pytest.raises(PinxitError, match=r"does not take the setting 'steps'\. It takes: guidance, negative, "):
+        system.generate(PROMPT, 1, steps=10)
+
+
 @pytest.mark.parametrize("settings", [{}, {"guidance": 3.0, "top_p": 0.9}, {"temperature": 0.5, "top_k": 5}])
 def test_a_picture_of_a_batch_equals_the_same_made_alone(
     system: DALLE1, settings: dict[str, float], monkeypatch: pytest.MonkeyPatch
@@ -154,7 +168,10 @@ def test_complete_reranks_too(system: DALLE1) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"steps": 5}, "tiny does not take the setting 'steps'. It takes: guidance, temperature, top_k, top_p, rerank"),
+        (
+            {"steps": 5},
+            "tiny does not take the setting 'steps'. It takes: guidance, negative, temperature, top_k, top_p, rerank",
+        ),
         ({"size": (64, 64)}, "does not take the setting 'size'"),
         ({"guidance": -1.0}, "guidance is -1.0"),
         ({"temperature": float("nan")}, "temperature is nan"),

@@ -15,7 +15,7 @@ from tests.training.toy import Line, run
 
 from pinxit.checkpoints.files import read_tensors
 from pinxit.errors import PinxitError
-from pinxit.training.distributed import World, open_world
+from pinxit.training.distributed import open_world
 
 ROOT = Path(__file__).parent.parent.parent
 CHANGES: dict[str, Any] = {"precision": "float32", "accumulate": 2, "log_every": 1, "steps": 6}
@@ -97,8 +97,3 @@ def test_patience_outlasts_a_long_job_of_the_leader(monkeypatch: pytest.MonkeyPa
 def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(PinxitError, match="no CUDA device"), open_world("cuda"):
         pass
-
-
-def test_a_batch_has_to_divide() -> None:
-    with pytest.raises(PinxitError, match=r"A batch of 7 does not divide among 2 processes"):
-        World(0, 2).share(7)

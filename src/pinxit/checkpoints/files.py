@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pinxit import __version__
+from pinxit.atomic import write_atomically
 from pinxit.errors import PinxitError, unknown
 
 FORMAT = 1
@@ -106,11 +108,11 @@ def save_checkpoint(
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Writes config.json into a folder that `replace_folder` gave."""
+    """Writes config.json, whole or not at all."""
     if not isinstance(config.get("kind"), str):
         raise PinxitError("A checkpoint's config needs a 'kind', the name of what it holds.")
     text = json.dumps({**config, "format": FORMAT, "pinxit": __version__}, indent=2, ensure_ascii=False)
-    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    write_atomically(folder / "config.json", f"{text}\n".encode())
 
 
 def write_tensors(folder: Path, name: str, state: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
@@ -183,6 +185,18 @@ def load_network(folder: Path, name: str, module: nn.Module) -> None:
     with torch.no_grad():
         for key, wanted in state.items():
             wanted.copy_(tensors[key])
+
+
+def fingerprint(folder: Path) -> str:
+    """What tells a checkpoint from any other: its kind, its shape and what it has learnt, to the bit."""
+    config, whole = read_config(folder), settled(folder)
+    digest = hashlib.sha256(json.dumps([config["kind"], config.get("config")], sort_keys=True).encode())
+    for path in sorted(whole.rglob("*")):
+        if path.suffix in (".safetensors", ".jsonl") or path.name == "tokenizer.json":
+            digest.update(path.relative_to(whole).as_posix().encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def to_config(config: Any) -> dict[str, Any]:

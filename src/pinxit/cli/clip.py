@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from tqdm import tqdm
 
-from pinxit.cli.outputs import plain
+from pinxit.cli.outputs import device_option, plain
 from pinxit.errors import PinxitError
+from pinxit.progress import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,6 @@ INDEX_ENDING = ".safetensors"
 model_option = click.option(
     "-m", "--model", metavar="MODEL", help="A CLIP, or a system that has one; the shipped model if left out."
 )
-device_option = click.option("--device", metavar="D", help="cpu, cuda or cuda:N; a GPU if there is one.")
 
 
 @click.command(short_help="Say which of some labels fits a picture best.")
@@ -127,9 +126,5 @@ def _index(clip: CLIPSystem, where: str) -> Index:
             raise PinxitError(f"{where} was made by another model than {clip.name}. Name that one with --model.")
         return index
     pairs = open_pairs(where)
-    with tqdm(desc="embedding", total=len(pairs), disable=None, leave=False) as bar:
-
-        def progress(done: int, _: int) -> None:
-            bar.update(done - bar.n)
-
+    with shown("embedding") as progress:
         return clip.build_index(pairs, source=where, progress=progress)

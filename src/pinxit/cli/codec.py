@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 from tqdm import tqdm
 
-from pinxit.cli.outputs import free_path, is_picture, read_out
+from pinxit.cli.outputs import device_option, free_path, is_picture, read_out
+from pinxit.progress import shown
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,7 +31,7 @@ COLUMNS = 8
     show_default=True,
     help="A folder, or a name that ends in .png for the comparison alone.",
 )
-@click.option("--device", metavar="D", help="cpu, cuda or cuda:N; a GPU if there is one.")
+@device_option
 def reconstruct(images: tuple[Path, ...], model: str | None, out: Path, device: str | None) -> None:
     """Turn each IMAGE into codes and back: what is lost here, no picture made from such codes can have.
 
@@ -85,7 +86,7 @@ def comparison(originals: Sequence[Image.Image], made: Sequence[Image.Image]) ->
     "--with", "model", metavar="MODEL", help="A codec, or a system that has one; the shipped one if left out."
 )
 @click.option("--out", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Where the codes go.")
-@click.option("--device", metavar="D", help="cpu, cuda or cuda:N; a GPU if there is one.")
+@device_option
 def encode(src: str, model: str | None, out: Path, device: str | None) -> None:
     """Turn every picture of SRC into codes and keep them in DIR, with the captions.
 
@@ -103,11 +104,7 @@ def encode(src: str, model: str | None, out: Path, device: str | None) -> None:
         "data": {"samples": len(pairs), "fingerprint": pairs.fingerprint},
         "codec": {"kind": codec.kind, "size": codec.size, "weights": codec.fingerprint},
     }
-    with tqdm(desc="encoding", total=len(pairs), disable=None, leave=False) as bar:
-
-        def progress(done: int, _: int) -> None:
-            bar.update(done - bar.n)
-
+    with shown("encoding") as progress:
         job.encode(pairs, codec, out, source, progress)
     made = read_config(out)
     if made["skipped"]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pinxit.atomic import write_atomically
+
 if TYPE_CHECKING:
     from pinxit.data.checking import Report, Spread
 
@@ -83,7 +85,6 @@ def check(src: str, json_path: Path | None) -> None:
     from tqdm import tqdm
 
     from pinxit.data.checking import check_source
-    from pinxit.data.shard_index import write_atomically
 
     def progress(positions: Iterable[int]) -> Iterable[int]:
         return tqdm(positions, unit=" samples", disable=None, leave=False)  # None: only on a terminal
@@ -91,7 +92,6 @@ def check(src: str, json_path: Path | None) -> None:
     report = check_source(src, progress=progress)
     click.echo(_told(report))
     if json_path is not None:
-        json_path.absolute().parent.mkdir(parents=True, exist_ok=True)
         write_atomically(json_path, json.dumps(dataclasses.asdict(report), indent=2, ensure_ascii=False).encode())
     if report.unusable:
         click.get_current_context().exit(1)

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from tqdm import tqdm
+
+from pinxit.atomic import write_atomically
+from pinxit.cli.outputs import device_option
+from pinxit.progress import shown
 
 
 @click.command(short_help="Measure a model on pictures with captions.")
@@ -25,7 +28,7 @@ from tqdm import tqdm
 @click.option(
     "--json", "path", type=click.Path(path_type=Path, dir_okay=False), metavar="PATH", help="Write everything there."
 )
-@click.option("--device", metavar="D", help="cpu, cuda or cuda:N; a GPU if there is one.")
+@device_option
 def evaluate(model: str, src: str, n: int, seed: int, path: Path | None, device: str | None, **asked: Any) -> None:
     """Measure MODEL on pictures that it was not trained on.
 
@@ -36,23 +39,14 @@ def evaluate(model: str, src: str, n: int, seed: int, path: Path | None, device:
     Candidate i of prompt j has the seed S + 1024 j + i.
     """
     from pinxit.data.pairs import open_pairs
-    from pinxit.data.shard_index import write_atomically
     from pinxit.evaluation import report
     from pinxit.systems.system import load
 
     system = load(model, device)
     pairs = open_pairs(src, size=report.picture_size(system))
     settings: Any = {name: value for name, value in asked.items() if value is not None}
-    with tqdm(disable=None, leave=False) as bar:
-
-        def progress(what: str, done: int, total: int) -> None:
-            bar.set_description(what, refresh=False)
-            bar.total = total
-            bar.update(done - bar.n)
-
-        measured = report.evaluate(system, pairs, source=src, n=n, seed=seed, settings=settings, progress=progress)
+    measured = report.evaluate(system, pairs, source=src, n=n, seed=seed, settings=settings, watch=shown)
     click.echo(measured.table())
     if path is not None:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, (json.dumps(measured.to_json(), indent=1, ensure_ascii=False) + "\n").encode())
         click.echo(path, err=True)

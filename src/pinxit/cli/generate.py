@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from tqdm import tqdm
 
-from pinxit.cli.outputs import free_path, is_picture, read_out
+from pinxit.cli.outputs import device_option, free_path, is_picture, read_out
+from pinxit.progress import Progress, shown
 
 if TYPE_CHECKING:
     from pinxit.systems.picture import Picture
-    from pinxit.systems.system import Progress, System
+    from pinxit.systems.system import System
 
 
 def read_size(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -42,6 +42,8 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--guidance", type=click.FloatRange(0), metavar="G", help="How hard to follow the text; 1: plainly."
         ),
+        click.option("--negative", metavar="TEXT", help="What guidance leads away from; needs guidance above 1."),
+        click.option("--steps", type=click.IntRange(1), metavar="K", help="Of denoising, where the model does that."),
         click.option("--temperature", type=click.FloatRange(0), metavar="T", help="Below 1 plainer, above 1 wilder."),
         click.option("--top-k", type=click.IntRange(1), metavar="K", help="Draw among the K likeliest tokens."),
         click.option(
@@ -49,7 +51,7 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--rerank", type=click.IntRange(1), metavar="N", help="Make N and keep the best by CLIP."),
         click.option("--size", callback=read_size, metavar="WxH", help="In pixels, where the model has a choice."),
-        click.option("--device", metavar="D", help="cpu, cuda or cuda:N; a GPU if there is one."),
+        device_option,
         click.option(
             "-o",
             "--out",
@@ -81,7 +83,7 @@ def generate(
     system = _load(model, device)
     sets = []
     for prompt in prompts:
-        with _bar(prompt) as progress:
+        with _shown(prompt) as progress:
             sets.append(system.generate(prompt, seed=seed, progress=progress, **asked))
         _tell_scores(sets[-1])
         if not is_picture(out):
@@ -114,7 +116,7 @@ def complete(
     seed = _seed(asked)
     picture = open_image(image)
     system = _load(model, device)
-    with _bar(prompt) as progress:
+    with _shown(prompt) as progress:
         made = system.complete(picture, prompt, keep_rows=keep_rows, seed=seed, progress=progress, **asked)
     _tell_scores(made)
     if is_picture(out):
@@ -141,17 +143,8 @@ def _load(model: str | None, device: str | None) -> System:
     return load(model or DEFAULT, device)
 
 
-@contextmanager
-def _bar(prompt: str) -> Iterator[Progress]:
-    """A progress bar on a terminal, nothing elsewhere."""
-    label = prompt if len(prompt) <= 30 else f"{prompt[:29]}…"
-    with tqdm(desc=label, disable=None, leave=False) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield progress
+def _shown(prompt: str) -> AbstractContextManager[Progress]:
+    return shown(prompt if len(prompt) <= 30 else f"{prompt[:29]}…")
 
 
 def _tell_scores(pictures: Sequence[Picture]) -> None:

@@ -11,6 +11,10 @@ PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".t
 """`--out` names a picture if it ends so, and a folder otherwise."""
 
 
+device_option = click.option("--device", metavar="D", help="cpu, cuda or cuda:N; a GPU if there is one.")
+"""Of every verb that computes."""
+
+
 def read_out(ctx: click.Context, option: click.Parameter, value: Path) -> Path:
     """Refuses what could not be written, before hours of sampling and not after."""
     if value.suffix.lower() in PICTURE_ENDINGS - {".png"}:

@@ -67,7 +67,7 @@ def recipes(name: str | None) -> None:
         click.secho(each, bold=True)
         click.echo(f"  {stage.summary}")
         if isinstance(stage, (Recipe, Pipeline)):
-            click.echo(f"  {_hours(stage.hours)} on {stage.hardware}. Expect: {stage.expected}")
+            click.echo(f"  {_cost(stage.hours, stage.hardware)}. Expect: {stage.expected}")
         if isinstance(stage, Pipeline):
             click.echo(f"  Stages: {', '.join(stage.stages)}.")
         if name:
@@ -76,8 +76,10 @@ def recipes(name: str | None) -> None:
                 click.echo(f"  {path}={_typed(value)}")
 
 
-def _hours(hours: float) -> str:
-    return f"{hours:.3g} h" if hours >= 1 else f"{hours * 60:.2g} min"
+def _cost(hours: float | None, hardware: str) -> str:
+    if hours is None:
+        return hardware
+    return f"{hours:.3g} h on {hardware}" if hours >= 1 else f"{hours * 60:.2g} min on {hardware}"
 
 
 def _typed(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from pinxit.data.images import Colour
+from pinxit.data.images import RESAMPLE, Colour
 
 
 def crop_square(image: Image.Image, size: int, least: float, rng: np.random.Generator) -> Image.Image:
@@ -17,7 +17,7 @@ def crop_square(image: Image.Image, size: int, least: float, rng: np.random.Gene
     left, top = (image.width - side) / 2, (image.height - side) / 2
     kept = side * rng.uniform(least, 1.0) ** 0.5
     left, top = left + rng.uniform(0, side - kept), top + rng.uniform(0, side - kept)
-    return image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + kept, top + kept))
+    return image.resize((size, size), RESAMPLE, box=(left, top, left + kept, top + kept))
 
 
 def moved(
@@ -32,6 +32,4 @@ def moved(
     x, y = (side * (1 - factor) / 2 + side * rng.uniform(-shift, shift) for side in image.size)
     # Where each pixel comes from: (column - x) / factor.
     inverse = (1 / factor, 0.0, -x / factor, 0.0, 1 / factor, -y / factor)
-    return image.transform(
-        (width, height), Image.Transform.AFFINE, inverse, Image.Resampling.BICUBIC, fillcolor=background
-    )
+    return image.transform((width, height), Image.Transform.AFFINE, inverse, RESAMPLE, fillcolor=background)

@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 
 from PIL import Image, ImageDraw, ImageFont, features
 
-from pinxit.data.images import WHITE, Colour
+from pinxit.data.images import RESAMPLE, WHITE, Colour
 from pinxit.data.sample import Captions, Sample, captions_from_record
 from pinxit.errors import PinxitError
 
@@ -244,11 +244,16 @@ class Emoji:
         record = self.record(index)
         return captions_from_record(record["key"], record)[0]
 
+    def meta_at(self, index: int) -> dict[str, Any]:
+        """What Unicode says besides, without drawing."""
+        record = self.record(index)
+        return captions_from_record(record["key"], record)[1]
+
     def drawing(self, index: int) -> Image.Image:
         """The emoji at `size`, RGBA; the colour of fully transparent pixels is 0."""
         drawing = self.font.draw(self._named[index].emoji)
         if drawing.width != self.size:
-            drawing = drawing.resize((self.size, self.size), Image.Resampling.BICUBIC)
+            drawing = drawing.resize((self.size, self.size), RESAMPLE)
         return drawing
 
     def record(self, index: int) -> Mapping[str, Any]:

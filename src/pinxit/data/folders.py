@@ -66,6 +66,10 @@ class Folder:
         """The captions without the cost of the picture."""
         return self._captions(self._samples[position])[0]
 
+    def meta_at(self, position: int) -> dict[str, Any]:
+        """What else the sidecar says, without the cost of the picture."""
+        return self._captions(self._samples[position])[1]
+
     def _captions(self, files: _Files) -> tuple[Captions, dict[str, Any]]:
         record, text = (None if name is None else self._sidecar(files.key, name) for name in (files.record, files.text))
         return read_captions(files.key, record, text)

@@ -36,6 +36,9 @@ from pinxit.errors import PinxitError
 Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
 
+RESAMPLE = Image.Resampling.BICUBIC
+"""Whenever a picture is scaled, in training as in use; antialiased."""
+
 # The readers are built directly and not through Image.open, which tries every plugin it knows and warns on its own.
 _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "PNG": PngImagePlugin.PngImageFile,
@@ -245,7 +248,7 @@ def fit(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
     target = (size, size) if isinstance(size, int) else size
     if image.size == target:
         return image
-    return ImageOps.fit(image, target, method=Image.Resampling.BICUBIC)
+    return ImageOps.fit(image, target, method=RESAMPLE)
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pinxit.data.emoji import Emoji
 from pinxit.data.faults import Faults
-from pinxit.data.images import format_of
+from pinxit.data.images import RESAMPLE, format_of
 from pinxit.data.sample import BadSample, Pairs, Sample, Stored
 from pinxit.data.shard_index import build_index, store_index
 from pinxit.errors import PinxitError
@@ -125,7 +125,7 @@ def _picture(pairs: Pairs, index: int, sample: Sample, size: int | None) -> tupl
     shorter = min(image.size)
     if size is not None and shorter > size:
         width, height = (max(1, round(side * size / shorter)) for side in image.size)
-        return "png", _png(image.resize((width, height), Image.Resampling.BICUBIC))
+        return "png", _png(image.resize((width, height), RESAMPLE))
     if isinstance(pairs, Stored):
         data = pairs.picture_bytes(index)
         kind = format_of(data)

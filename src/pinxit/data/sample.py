@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from PIL import Image
 
 from pinxit.errors import PinxitError
+from pinxit.text.captions import choose, clean
 
 Captions = Mapping[str, tuple[str, ...]]
 """Captions by kind: `alt` (as on the web), `short`, `long`; a kind that the sample lacks is absent."""
@@ -63,6 +65,10 @@ class Pairs(Protocol):
         """The captions without the cost of the picture."""
         ...
 
+    def meta_at(self, index: int) -> Mapping[str, Any]:
+        """What else the source knows, without the cost of the picture."""
+        ...
+
 
 @runtime_checkable
 class Stored(Protocol):
@@ -71,6 +77,15 @@ class Stored(Protocol):
     def picture_bytes(self, index: int) -> bytes:
         """The picture as it is stored, without a look inside. Raises `BadSample` where it is out of reach."""
         ...
+
+
+def draw_caption(key: str, captions: Captions, weights: Mapping[str, float], rng: np.random.Generator) -> str:
+    """One of the captions of sample `key`, cleaned, its kind drawn by weight; without any of those kinds BadSample."""
+    caption = choose(captions, weights, rng)
+    if caption is None:
+        asked = ", ".join(kind for kind, weight in weights.items() if weight > 0)
+        raise BadSample(key, "other-captions", f"{key!r} has captions of kind {', '.join(captions)}, none of {asked}.")
+    return clean(caption)
 
 
 def read_captions(key: str, record: bytes | None, text: bytes | None) -> tuple[Captions, dict[str, Any]]:

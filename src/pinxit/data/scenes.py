@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 from PIL import Image
 
@@ -79,9 +80,9 @@ class Scenes:
         """The captions of picture `i`, without drawing it."""
         return self._made(i)[1]
 
-    def scene(self, i: int) -> Scene:
-        """The truth of picture `i`, without drawing it."""
-        return self._made(i)[0]
+    def meta_at(self, i: int) -> dict[str, Any]:
+        """The truth of picture `i` as JSON can hold it, without drawing it."""
+        return self._made(i)[0].to_json()
 
     def _made(self, i: int) -> tuple[Scene, Captions]:
         if not 0 <= i < self._n:

@@ -12,7 +12,6 @@ import hashlib
 import logging
 import os
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -20,6 +19,7 @@ from typing import Literal
 
 import pydantic
 
+from pinxit.atomic import write_atomically
 from pinxit.data.images import PICTURE_SUFFIXES
 from pinxit.errors import PinxitError
 
@@ -103,21 +103,6 @@ def store_index(shard: Path, index: ShardIndex) -> None:
         except OSError:
             continue
         return
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """All of `data` under this name, or what was there before."""
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(beside).chmod(0o644)
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
 
 
 def build_index(shard: Path) -> ShardIndex:

@@ -74,10 +74,9 @@ class Shards:
         """The captions without the cost of the picture."""
         return self._captions(*self._locate(position))[0]
 
-    def key_at(self, position: int) -> str:
-        """The key without reading the sample."""
-        shard, i = self._locate(position)
-        return self.indexes[shard].keys[i]
+    def meta_at(self, position: int) -> dict[str, Any]:
+        """What else the sidecar says, without the cost of the picture."""
+        return self._captions(*self._locate(position))[1]
 
     def _locate(self, position: int) -> tuple[int, int]:
         if not 0 <= position < len(self):

@@ -67,6 +67,10 @@ class Table:
         """The captions without the cost of the picture."""
         return self._described(position)[1]
 
+    def meta_at(self, position: int) -> dict[str, Any]:
+        """The other columns, without the cost of the picture."""
+        return self._described(position)[2]
+
     def _described(self, position: int) -> tuple[str, Captions, dict[str, Any]]:
         if not 0 <= position < len(self):
             raise IndexError(f"position {position} of {len(self)} samples")

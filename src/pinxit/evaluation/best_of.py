@@ -14,8 +14,9 @@ from PIL import Image
 from pinxit.data.scene_world import CATEGORIES, Ask
 from pinxit.errors import PinxitError
 from pinxit.evaluation.following import Following, following, follows
+from pinxit.progress import Progress
 from pinxit.systems.dalle1 import DALLE1
-from pinxit.systems.system import Progress, Settings
+from pinxit.systems.system import Settings
 
 APART = 1024
 """Candidate i of prompt j has the seed S + 1024 j + i, whatever N is; so there are at most as many candidates."""

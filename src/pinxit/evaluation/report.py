@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from pinxit.data.faults import Faults
@@ -16,10 +16,11 @@ from pinxit.errors import PinxitError
 from pinxit.evaluation.best_of import BestOf, best_of
 from pinxit.evaluation.fidelity import Fidelity, fidelity
 from pinxit.evaluation.retrieval import Retrieval, retrieval
+from pinxit.progress import Progress, silent
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.codec import Codec
 from pinxit.systems.dalle1 import DALLE1
-from pinxit.systems.system import Progress, Settings, System
+from pinxit.systems.system import Settings, System
 
 KINDS = ("short", "long", "alt")
 """Which caption speaks for a picture that has several: the first of the first kind it has."""
@@ -71,10 +72,6 @@ class Report:
         return "\n".join(lines)
 
 
-Told = Callable[[str, int, int], None]
-"""Called with what is being done, how many are, and how many there will be."""
-
-
 def evaluate(
     system: System,
     pairs: Pairs,
@@ -83,25 +80,28 @@ def evaluate(
     n: int = 1000,
     seed: int = 0,
     settings: Settings | None = None,
-    progress: Told = lambda what, done, total: None,  # noqa: ARG005
+    watch: Callable[[str], AbstractContextManager[Progress]] = silent,
 ) -> Report:
     """Measures a system on at most n samples, spread evenly over all.
 
     A codec: how well it reconstructs. A CLIP: recall. DALL·E 1: both of its parts, and of scenes, whose samples say
     what was asked, whether what it draws shows that. `settings` are those of sampling. Raises PinxitError for a system
-    of another kind, a setting that it does not take, and a source without usable samples.
+    of another kind, a setting that it does not take, and a source without usable samples. `watch` shows how far it is.
     """
     codec, clip = parts(system)
     resolved = system.resolve(1, seed, settings or Settings())
-    samples, skipped = _read(pairs, n, picture_size(system), partial(progress, "reading"))
+    with watch("reading") as progress:
+        samples, skipped = _read(pairs, n, picture_size(system), progress)
     pictures = [sample.image for sample in samples]
     captions = [_caption(sample) for sample in samples]
     kept, reconstructions = fidelity(codec, pictures) if codec else (None, [])
     followed = None
     if isinstance(system, DALLE1) and all("ask" in sample.meta for sample in samples):
         prompts = [(text, Ask.from_json(sample.meta["ask"])) for text, sample in zip(captions, samples, strict=True)]
-        drawing = partial(progress, "drawing")
-        followed = best_of(system, prompts, pictures, reconstructions, seed=seed, settings=resolved, progress=drawing)
+        with watch("drawing") as progress:
+            followed = best_of(
+                system, prompts, pictures, reconstructions, seed=seed, settings=resolved, progress=progress
+            )
     return Report(
         model=system.name or system.kind,
         source=source,

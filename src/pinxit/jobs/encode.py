@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from pinxit.data.faults import Faults
 from pinxit.data.images import fit
 from pinxit.data.sample import BadSample, Captions, Pairs, Sample
 from pinxit.errors import PinxitError
+from pinxit.progress import Progress
 from pinxit.systems.codec import Codec
 
 KIND = "codes"
@@ -32,8 +33,6 @@ PART = 4096
 
 BATCH = 64
 """Pictures that go through the codec at once."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,8 @@ class Encoded:
     """Rows and columns of codes."""
     codes: int
     """k, how many codes there are."""
+    fingerprint: str
+    """Of the pictures."""
 
     @classmethod
     def load(cls, folder: Path) -> Encoded:
@@ -68,7 +69,8 @@ class Encoded:
         ids = np.concatenate([read_tensors(part, "codes")["codes"].numpy() for part in parts])
         rows = [json.loads(line) for part in parts for line in _lines(part)]
         captions = [{kind: tuple(texts) for kind, texts in row["captions"].items()} for row in rows]
-        return cls(ids, [row["key"] for row in rows], captions, tuple(config["grid"]), config["codes"])
+        keys, source = [row["key"] for row in rows], config["source"]["data"]["fingerprint"]
+        return cls(ids, keys, captions, tuple(config["grid"]), config["codes"], source)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -137,10 +139,7 @@ def encode(
         raise PinxitError(f"{pairs.name} has no picture that could be encoded. `pinxit data check` says why.")
     skipped: Counter[str] = sum((Counter(config["skipped"]) for config in made), Counter())
     config = {"kind": KIND, "source": dict(source), "samples": samples, "skipped": dict(skipped), "parts": len(parts)}
-    with replace_folder(folder / "summary") as partial:  # whole or not at all, among the parts that are there
-        write_config(partial, {**config, "grid": list(codec.grid), "codes": codec.codes})
-    (folder / "summary" / "config.json").replace(folder / "config.json")
-    (folder / "summary").rmdir()
+    write_config(folder, {**config, "grid": list(codec.grid), "codes": codec.codes})
 
 
 def _encode_part(

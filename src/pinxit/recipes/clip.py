@@ -11,7 +11,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,26 +18,30 @@ import numpy as np
 from pinxit.checkpoints.files import to_config
 from pinxit.data.augment import crop_square
 from pinxit.data.images import to_tensor
-from pinxit.data.loader import Loader
 from pinxit.data.recolour import recolour
-from pinxit.data.sample import BadSample, Captions, Pairs, Sample
+from pinxit.data.sample import BadSample, Captions, Pairs, Sample, draw_caption
 from pinxit.models.clip import CLIP, SIZES, CLIPConfig
 from pinxit.objectives.contrastive import Contrastive
-from pinxit.objectives.objective import Batch
-from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, hold_back
-from pinxit.text.captions import choose, clean, key
+from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, held_batches, hold_back, without
+from pinxit.text.captions import clean, key
 from pinxit.text.tokenizer import Tokenizer, frame
 from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig
 
 VALIDATION_BATCH = 256
+"""Recall depends on how many there are to choose among."""
 
 
 @dataclass(frozen=True)
 class CLIPDataConfig(DataConfig):
-    """Pictures, captions and how they are varied. Pictures of another size are scaled to the network's."""
+    """Pictures, captions and how they are varied."""
 
+    validation: int = 256
+    """Pictures held back for validation, though never more than a tenth of all."""
     captions: Mapping[str, float] = field(default_factory=lambda: {"alt": 0.25, "short": 1.0, "long": 1.0})
+    """Weights of the kinds of captions."""
+    recolour: float = 0.0
+    """The share of pictures that are shown in another colour, with a caption that says so (`data.recolour`)."""
     crop: float = 0.9
     """The least share of the centre square that a random crop keeps; 1 crops nothing more."""
     bpe_dropout: float = 0.1
@@ -63,7 +66,7 @@ class Pair:
         """Draws a colour, a caption, its spelling and a crop."""
         if rng.random() < self.recolour:
             sample = recolour(sample, rng)
-        caption = clean(choose(sample.captions, self.captions, rng))
+        caption = draw_caption(sample.key, sample.captions, self.captions, rng)
         spelling = random.Random(int(rng.integers(2**63)))  # draws single numbers ten times as fast as NumPy
         ids = self.tokenizer.encode_ids(caption, self.bpe_dropout, spelling)
         return {
@@ -103,25 +106,19 @@ def build(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
     asked, data = recipe.model, recipe.data
     assert isinstance(asked, CLIPConfig)
     assert isinstance(data, CLIPDataConfig)
-    training, held = hold_back(pairs, data.validation)
+    training, held = hold_back(without(pairs, data.exclude), data.validation)
     tokenizer = train_tokenizer(training, asked.text.vocab_size, data.captions, data.tokenizer_samples)
     config = asked.with_vocabulary(tokenizer.vocab_size)
     plain = Pair(tokenizer, config.vision.size, config.text.length, data.captions)
-
-    def validation() -> Iterator[Batch]:
-        # Recall depends on how many there are to choose among, so batches are full, or there is only one.
-        batch_size = min(VALIDATION_BATCH, len(held))
-        loader = Loader(held, batch_size=batch_size, transform=plain, seed=0, shuffle=False)
-        return islice(iter(loader), len(held) // batch_size)
 
     return Run(
         objective=Contrastive(CLIP(config)),
         samples=training,
         transform=replace(plain, crop=data.crop, bpe_dropout=data.bpe_dropout, recolour=data.recolour),
         config={"kind": "clip", "config": to_config(config)},
-        validation=validation if len(held) else None,
+        validation=held_batches(held, plain, VALIDATION_BATCH),
         tokenizer=tokenizer.to_json(),
-        card=lambda metrics: card(config, context.describe(pairs)["source"], data.licence, metrics),
+        card=lambda metrics: card(config, context.source, recipe.licence, metrics),
     )
 
 
@@ -150,9 +147,10 @@ def clip() -> Recipe:
         expected="on 10,000 emoji, recall at 1 above 0.12 in batches of 256 (chance: 0.004) by step 100 of 3,000",
         model=SIZES["small-64"],
         objective=None,
-        data=CLIPDataConfig(size=64),
+        data=CLIPDataConfig(),
         optimizer=OptimizerConfig(lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2, warmup=200),
         training=TrainingConfig(steps=3_000, batch_size=256),
+        source=lambda recipe, context: context.pairs(recipe.data, recipe.model.vision.size),
         build=build,
     )
 
@@ -167,7 +165,7 @@ def clip_tiny() -> Recipe:
         hours=0.005,
         expected="on 2,000 scenes, recall at 1 near 0.1 among 64 held-back pictures (chance: 0.016)",
         model=SIZES["tiny-32"],
-        data=CLIPDataConfig(size=32, validation=64),
+        data=CLIPDataConfig(validation=64),
         optimizer=OptimizerConfig(lr=2e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2, warmup=20),
         training=TrainingConfig(steps=100, batch_size=64, ema_decay=0.99),
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -24,9 +24,8 @@ from PIL import Image
 from pinxit.checkpoints.files import read_config, read_tensors, replace_folder, to_config, write_config, write_tensors
 from pinxit.data.augment import crop_square, moved
 from pinxit.data.images import Colour, grid, to_tensor
-from pinxit.data.loader import Loader
 from pinxit.data.recolour import recolour, recolourable
-from pinxit.data.sample import BadSample, Captions, Pairs, Sample
+from pinxit.data.sample import BadSample, Captions, Pairs, Sample, draw_caption
 from pinxit.errors import PinxitError
 from pinxit.jobs import encode
 from pinxit.jobs.encode import Encoded, EncodedSample
@@ -34,13 +33,13 @@ from pinxit.models import dvae, token_transformer
 from pinxit.models.dvae import DVAE, DVAEConfig
 from pinxit.models.token_transformer import Continuation, TokenTransformer, TokenTransformerConfig
 from pinxit.objectives.next_token import NextToken, NextTokenConfig
-from pinxit.objectives.objective import Batch
 from pinxit.objectives.reconstruction import RelaxedCodes, RelaxedCodesConfig
+from pinxit.progress import shown
 from pinxit.recipes.clip import clip, clip_tiny, train_tokenizer
 from pinxit.recipes.pipeline import Pipeline
-from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, hold_back
+from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, held_batches, hold_back, without
 from pinxit.systems.codec import Codec
-from pinxit.text.captions import choose, clean
+from pinxit.text.captions import clean
 from pinxit.text.tokenizer import Tokenizer, pad_per_position
 from pinxit.tokens.sampler import Choice, sample, uniforms
 from pinxit.training.loop import TrainingConfig
@@ -55,6 +54,10 @@ VALIDATION_BATCH = 64
 class PictureDataConfig(DataConfig):
     """Pictures without their captions."""
 
+    validation: int = 256
+    """Pictures held back for validation, though never more than a tenth of all."""
+    recolour: float = 0.0
+    """The share of pictures that are shown in another colour (`data.recolour`)."""
     crop: float = 0.85
     """The least share of the centre square that a random crop keeps."""
     flip: bool = True
@@ -83,21 +86,17 @@ def build_dvae(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
     config, data = recipe.model, recipe.data
     assert isinstance(config, DVAEConfig)
     assert isinstance(data, PictureDataConfig)
-    training, held = hold_back(pairs, data.validation)
+    training, held = hold_back(without(pairs, data.exclude), data.validation)
     plain = Pixels(config.size)
-
-    def validation() -> Iterator[Batch]:
-        batch = min(64, len(held))
-        return islice(iter(Loader(held, batch_size=batch, transform=plain, seed=0, shuffle=False)), len(held) // batch)
-
-    examples = torch.cat([batch["pixels"] for batch in validation()])[:16] if len(held) else torch.empty(0, 3, 8, 8)
+    validation = held_batches(held, plain, VALIDATION_BATCH)
+    examples = next(iter(validation()))["pixels"][:16] if validation else torch.empty(0, 3, 8, 8)
     return Run(
         objective=RelaxedCodes(DVAE(config), recipe.objective, examples),
         samples=training,
         transform=replace(plain, crop=data.crop, flip=data.flip, recolour=data.recolour),
         config={"kind": "dvae", "config": to_config(config)},
-        validation=validation if len(held) else None,
-        card=lambda metrics: dvae_card(config, context.describe(pairs)["source"], data.licence, metrics),
+        validation=validation,
+        card=lambda metrics: dvae_card(config, context.source, recipe.licence, metrics),
     )
 
 
@@ -171,6 +170,9 @@ class Versions:
     def captions_at(self, index: int) -> Captions:
         return self[index].captions
 
+    def meta_at(self, index: int) -> Mapping[str, Any]:
+        return self[index].meta
+
 
 SCALE, SHIFT = 0.08, 0.06
 """How far a version is moved: by a few pixels, which changes all its codes."""
@@ -192,38 +194,41 @@ class TokensStage:
 
     def done(self, context: Context) -> bool:
         """Whether all codes are there, from this source, these settings and this dVAE."""
-        source = encode.source_of(context.out)
         try:
-            asked = (context.source, self._recipe(), context.fingerprint("dvae"))
+            return encode.source_of(context.out) == self._said(context, self._pairs(context))
         except PinxitError:
             return False
-        return source is not None and (source["data"]["source"], source["recipe"], source["dvae"]) == asked
 
     def run(self, context: Context) -> None:
         """Encodes with the pipeline's dVAE; the leading process works, the others wait."""
         if context.world.leads:
-            pairs = context.pairs(self.data)
-            source = {
-                "data": context.describe(pairs),
-                "recipe": self._recipe(),
-                "dvae": context.fingerprint("dvae"),
-            }
             codec = Codec.from_checkpoint(context.model("dvae"), context.world.device)
-            versions = Versions.of(pairs, self.moves, self.colours, self.data.background)
-            encode.encode(versions, codec, context.out, source)
+            pairs = self._pairs(context)
+            chosen = without(pairs, self.data.exclude)
+            versions = Versions.of(chosen, self.moves, self.colours, self.data.background)
+            with shown("encoding") as progress:
+                encode.encode(versions, codec, context.out, self._said(context, pairs), progress)
         context.world.wait()
 
-    def _recipe(self) -> dict[str, Any]:
-        return {"data": to_config(self.data), "moves": self.moves, "colours": self.colours}
+    def _pairs(self, context: Context) -> Pairs:
+        return context.pairs(self.data, read_config(context.model("dvae"))["config"]["size"])
+
+    def _said(self, context: Context, pairs: Pairs) -> dict[str, Any]:
+        recipe = {"data": to_config(self.data), "moves": self.moves, "colours": self.colours}
+        return {"data": context.describe(pairs), "recipe": recipe, "dvae": context.fingerprint("dvae")}
 
 
 # Stage three: the transformer over text and codes.
 
 
 @dataclass(frozen=True)
-class TextDataConfig(DataConfig):
+class TextDataConfig:
     """Captions for the transformer; the pictures are codes by now."""
 
+    captions: Mapping[str, float] = field(default_factory=lambda: {"alt": 1.0, "short": 1.0, "long": 1.0})
+    """Weights of the kinds of captions."""
+    validation: int = 256
+    """Pictures held back for validation, though never more than a tenth of all."""
     bpe_dropout: float = 0.1
     """Probability of passing over a merge, so that one caption is spelt in many ways (appendix B)."""
     caption_dropout: float = 0.1
@@ -248,17 +253,16 @@ class Stream:
         """Draws a caption, or none, and its spelling."""
         ids: list[int] = []
         if rng.random() >= self.caption_dropout:
-            caption = clean(choose(sample.captions, self.captions, rng))
+            caption = draw_caption(sample.key, sample.captions, self.captions, rng)
             ids = self.tokenizer.encode_ids(caption, self.bpe_dropout, random.Random(int(rng.integers(2**63))))
         return {"text": pad_per_position([ids], self.length, self.tokenizer.vocab_size)[0], "image": sample.codes}
 
 
-def build_transformer(recipe: Recipe, context: Context, pairs: Pairs) -> Run:  # noqa: ARG001
+def build_transformer(recipe: Recipe, context: Context, encoded: Encoded) -> Run:
     """The transformer over the codes that the stage before has kept."""
     asked, data = recipe.model, recipe.data
     assert isinstance(asked, TokenTransformerConfig)
     assert isinstance(data, TextDataConfig)
-    encoded = Encoded.load(context.part("tokens"))
     codec = Codec.from_checkpoint(context.model("dvae"), torch.device("cpu"))
     if (asked.image_vocabulary, asked.grid) != (encoded.codes, encoded.grid):
         raise PinxitError(
@@ -271,10 +275,6 @@ def build_transformer(recipe: Recipe, context: Context, pairs: Pairs) -> Run:  #
     network = TokenTransformer(config)
     plain = Stream(tokenizer, config.text_length, data.captions)
 
-    def validation() -> Iterator[Batch]:
-        batch = min(VALIDATION_BATCH, len(held))
-        return islice(iter(Loader(held, batch_size=batch, transform=plain, seed=0, shuffle=False)), len(held) // batch)
-
     shorts = (held.captions_at(i) for i in range(len(held)))
     prompts = data.prompts or tuple(next(iter(captions.values()))[0] for captions in islice(shorts, 16))
 
@@ -286,7 +286,7 @@ def build_transformer(recipe: Recipe, context: Context, pairs: Pairs) -> Run:  #
         samples=training,
         transform=replace(plain, bpe_dropout=data.bpe_dropout, caption_dropout=data.caption_dropout),
         config={"kind": "token_transformer", "config": to_config(config)},
-        validation=validation if len(held) else None,
+        validation=held_batches(held, plain, VALIDATION_BATCH),
         tokenizer=tokenizer.to_json(),
     )
 
@@ -310,7 +310,7 @@ class ModelStage:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Sampling settings that this model draws best with."""
     licence: str = "that of the training pictures"
-    card: str = ""
+    card: str = "# DALL·E 1\n"
     """The model's card, in Markdown."""
     summary: str = "Put all parts into one folder."
 
@@ -321,9 +321,10 @@ class ModelStage:
         """Whether the folder holds these very parts and says the same of them."""
         try:
             config, said = read_config(context.out), self._said(context)
-        except PinxitError:
+            card = (context.out / "README.md").read_text(encoding="utf-8")
+        except (PinxitError, OSError):
             return False
-        return {name: config.get(name) for name in said} == said
+        return {name: config.get(name) for name in said} == said and card == self.card
 
     def run(self, context: Context) -> None:
         """Copies the parts."""
@@ -331,7 +332,7 @@ class ModelStage:
             folders = {part: context.model(part) for part in self.parts}
             with replace_folder(context.out) as partial:
                 write_config(partial, {"kind": "dalle1", "parts": list(folders), **self._said(context)})
-                (partial / "README.md").write_text(self.card or "# DALL·E 1\n", encoding="utf-8")
+                (partial / "README.md").write_text(self.card, encoding="utf-8")
                 for part, folder in folders.items():
                     _copy_part(folder, partial / part, self.parts[part])
         context.world.wait()
@@ -369,9 +370,10 @@ def dalle1_dvae(size: str = "small-64") -> Recipe:
             continuous=3_000,
             least_log_scale=-1.5,
         ),
-        data=PictureDataConfig(size=dvae.SIZES[size].size),
+        data=PictureDataConfig(),
         optimizer=OptimizerConfig(lr=3e-3, betas=(0.9, 0.99), weight_decay=0.01, warmup=100, floor=0.02),
         training=TrainingConfig(steps=10_000, batch_size=32, ema_decay=0.998, channels_last=True),
+        source=lambda recipe, context: context.pairs(recipe.data, recipe.model.size),
         build=build_dvae,
     )
 
@@ -394,7 +396,7 @@ def dalle1_dvae_tiny() -> Recipe:
             kl_warmup=100,
             least_log_scale=0.0,  # nearer to plain squared error, which learns colours sooner
         ),
-        data=PictureDataConfig(size=recipe.data.size, validation=64, flip=False),
+        data=PictureDataConfig(validation=64, flip=False),
         optimizer=replace(recipe.optimizer, lr=7e-3, warmup=10),
         training=replace(recipe.training, steps=1_000, batch_size=16, ema_decay=0.98, precision="float32"),
     )
@@ -402,12 +404,12 @@ def dalle1_dvae_tiny() -> Recipe:
 
 def dalle1_tokens() -> TokensStage:
     """The codes for `dalle1-transformer`."""
-    return TokensStage(name="dalle1-tokens", data=DataConfig(size=64))
+    return TokensStage(name="dalle1-tokens", data=DataConfig())
 
 
 def dalle1_tokens_tiny() -> TokensStage:
     """The codes for `dalle1-transformer-tiny`."""
-    return TokensStage(name="dalle1-tokens-tiny", data=DataConfig(size=32))
+    return TokensStage(name="dalle1-tokens-tiny", data=DataConfig())
 
 
 def dalle1_transformer(size: str = "small-64") -> Recipe:
@@ -420,9 +422,10 @@ def dalle1_transformer(size: str = "small-64") -> Recipe:
         expected="as dalle1-emoji and dalle1-scenes tell",
         model=token_transformer.SIZES[size],
         objective=NextTokenConfig(),
-        data=TextDataConfig(size=dvae.SIZES[size].size),
+        data=TextDataConfig(),
         optimizer=OptimizerConfig(lr=1.5e-3, betas=(0.9, 0.96), weight_decay=4.5e-2, warmup=300, clip=1.0),
         training=TrainingConfig(steps=10_000, batch_size=64, ema_decay=0.999),
+        source=lambda recipe, context: Encoded.load(context.part("tokens")),  # noqa: ARG005
         build=build_transformer,
         needs=("tokens",),
     )
@@ -439,7 +442,6 @@ def dalle1_transformer_tiny() -> Recipe:
         hours=0.005,
         expected="an image loss of 2 nats per code on 2,000 scenes (chance: 4.9)",
         data=TextDataConfig(
-            size=recipe.data.size,
             captions={"short": 1.0, "long": 0.1, "alt": 0.1},
             bpe_dropout=0.0,
             validation=64,

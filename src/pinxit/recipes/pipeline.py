@@ -16,7 +16,8 @@ class Pipeline:
     name: str
     summary: str
     hardware: str
-    hours: float
+    hours: float | None
+    """None where nobody has measured it."""
     expected: str
     stages: Mapping[str, Stage]
 

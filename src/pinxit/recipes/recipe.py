@@ -6,14 +6,16 @@ import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 
+from pinxit.atomic import write_atomically
 from pinxit.checkpoints import catalogue
-from pinxit.checkpoints.files import read_config, save_checkpoint, to_config
+from pinxit.checkpoints.files import fingerprint, read_config, save_checkpoint, to_config
 from pinxit.data.images import WHITE, Colour
 from pinxit.data.loader import Loader, Samples, Transform
 from pinxit.data.pairs import open_pairs, source_name
@@ -39,22 +41,23 @@ FIXED = ("model.", "made_from.")
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which pictures and captions are used. Recipes that need more settings derive their own."""
+    """Which pictures are used. Recipes that need more settings derive their own."""
 
-    size: int
-    """Pixels a side."""
     background: Colour = WHITE
     """What lies under transparent pictures."""
-    captions: Mapping[str, float] = field(default_factory=lambda: {"alt": 1.0, "short": 1.0, "long": 1.0})
-    """Weights of the kinds of captions."""
-    validation: int = 256
-    """Pictures held back for validation, though never more than a tenth of all."""
     exclude: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Samples to leave out, by what their source says of them besides: `{"style": ("openmoji",)}`."""
-    recolour: float = 0.0
-    """The share of pictures that are shown in another colour, with a caption that says so (`data.recolour`)."""
-    licence: str = "that of the training pictures"
-    """Goes into the model's config.json."""
+
+
+class Source(Protocol):
+    """What a recipe learns from: pictures with captions, or what an earlier stage made of them."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the content does."""
+        ...
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -84,21 +87,18 @@ class Context:
     parts: Mapping[str, str] = field(default_factory=dict)
     accept_changes: bool = False
 
-    def pairs(self, config: DataConfig) -> Pairs:
-        """The pictures with captions that SRC names, less those that the recipe leaves out."""
-        pairs = open_pairs(self.data, size=config.size, background=config.background)
-        if not config.exclude:
-            return pairs
-        return Part(pairs, tuple(i for i in range(len(pairs)) if not _excluded(pairs, i, config.exclude)))
+    def pairs(self, data: DataConfig, size: int) -> Pairs:
+        """The pictures with captions that SRC names; those that are drawn on the fly have `size` pixels a side."""
+        return open_pairs(self.data, size=size, background=data.background)
 
     @property
     def source(self) -> str:
         """SRC as a checkpoint tells it."""
         return source_name(self.data)
 
-    def describe(self, pairs: Pairs) -> dict[str, Any]:
+    def describe(self, source: Source) -> dict[str, Any]:
         """What a checkpoint says of its data."""
-        return {"source": self.source, "samples": len(pairs), "fingerprint": pairs.fingerprint}
+        return {"source": self.source, "samples": len(source), "fingerprint": source.fingerprint}
 
     def part(self, name: str) -> Path:
         """The folder of another stage: the one given by `--part NAME=...`, else the neighbour of that name."""
@@ -114,10 +114,9 @@ class Context:
         folder = catalogue.find(self.parts[name] if name in self.parts else self.part(name)).folder
         return folder / name if (folder / name / "config.json").is_file() else folder
 
-    def fingerprint(self, name: str) -> dict[str, Any]:
-        """What tells the product of another stage from one that was made otherwise."""
-        config = read_config(self.model(name))
-        return {key: config[key] for key in ("config", "step", "metrics", "source") if key in config}
+    def fingerprint(self, name: str) -> str:
+        """What tells the product of another stage from any other: its shape and its very weights."""
+        return fingerprint(self.model(name))
 
 
 class Stage(Protocol):
@@ -145,22 +144,28 @@ class Recipe:
     name: str
     summary: str
     hardware: str
-    hours: float
+    hours: float | None
+    """None where nobody has measured it."""
     expected: str
     """The score to expect, in words."""
     model: Any
     """The network's config dataclass."""
     objective: Any
     """The objective's settings, a dataclass; None where there are none."""
-    data: DataConfig
+    data: Any
+    """What is learnt from and how it is varied: a `DataConfig`, or of its own kind where there are no pictures."""
     optimizer: OptimizerConfig
     training: TrainingConfig
-    build: Callable[[Any, Context, Pairs], Run]
-    """Puts the run together from this recipe (as it is after overrides), its context and the pictures."""
+    source: Callable[[Any, Context], Source]
+    """Opens what is learnt from, given this recipe (as it is after overrides) and its context."""
+    build: Callable[[Any, Context, Any], Run]
+    """Puts the run together from this recipe, its context and what `source` has opened."""
+    licence: str = "that of the training pictures"
+    """Of the weights; goes into the model's config.json."""
     needs: tuple[str, ...] = ()
     """The stages whose products this one learns from. If one of them was made anew, this one is no longer done."""
 
-    settings: ClassVar[tuple[str, ...]] = ("model", "objective", "data", "optimizer", "training")
+    settings: ClassVar[tuple[str, ...]] = ("model", "objective", "data", "optimizer", "training", "licence")
 
     def resolved(self) -> dict[str, Any]:
         """The name and every setting, as JSON can hold them."""
@@ -171,26 +176,21 @@ class Recipe:
         """Whether `context.out` holds the finished model of this very recipe, from this source and these parts."""
         try:
             config = read_config(context.out / "model")
-            said = {"recipe": self.resolved(), "made_from": self._made_from(context)}
+            said = self._said(context, self.source(self, context))
         except PinxitError:
             return False
-        same = config.get("data", {}).get("source") == context.source and not differences(context.out, said)
-        return same and config.get("step", 0) >= self.training.steps
+        return not differences(context.out, said) and config.get("step", 0) >= self.training.steps
 
     def run(self, context: Context) -> None:
         """Trains into `context.out`: recipe.json, log.jsonl, samples/, checkpoints/, model/."""
         out, world = context.out, context.world
         out.mkdir(parents=True, exist_ok=True)
         with claim(out) if world.leads else contextlib.nullcontext():
-            pairs = context.pairs(self.data)
-            said = {
-                "recipe": self.resolved(),
-                "data": context.describe(pairs),
-                "made_from": self._made_from(context),
-            }
+            source = self.source(self, context)
+            said = self._said(context, source)
             self._check_changes(context, differences(out, said))
             torch.manual_seed(self.training.seed)  # the first weights
-            self._train(self.build(self, context, pairs), said, context)
+            self._train(self.build(self, context, source), said, context)
 
     def _check_changes(self, context: Context, changed: list[str]) -> None:
         """Raises PinxitError unless a run in `context.out` may go on with what has changed."""
@@ -214,8 +214,9 @@ class Recipe:
                 "more training.steps, or another --out to begin anew."
             )
 
-    def _made_from(self, context: Context) -> dict[str, Any]:
-        return {name: context.fingerprint(name) for name in self.needs}
+    def _said(self, context: Context, source: Source) -> dict[str, Any]:
+        made_from = {name: context.fingerprint(name) for name in self.needs}
+        return {"recipe": self.resolved(), "data": context.describe(source), "made_from": made_from}
 
     def _train(self, run: Run, said: Mapping[str, Any], context: Context) -> None:
         world, training = context.world, self.training
@@ -223,7 +224,7 @@ class Recipe:
         def save_model(folder: Path, *, step: int, metrics: Mapping[str, float]) -> None:
             save_checkpoint(
                 folder,
-                {**run.config, **said, "step": step, "metrics": metrics, "licence": self.data.licence},
+                {**run.config, **said, "step": step, "metrics": metrics, "licence": self.licence},
                 run.objective.networks(),
                 tokenizer=run.tokenizer,
                 card=run.card(metrics) if run.card else None,
@@ -233,7 +234,7 @@ class Recipe:
             world.wait()  # all have compared with the earlier one
             if world.leads:
                 text = json.dumps(said, indent=2, ensure_ascii=False) + "\n"
-                (context.out / "recipe.json").write_text(text, encoding="utf-8")
+                write_atomically(context.out / "recipe.json", text.encode())
 
         loader = Loader(
             run.samples,
@@ -281,6 +282,16 @@ class Part:
     def captions_at(self, index: int) -> Captions:
         return self.pairs.captions_at(self.positions[index])
 
+    def meta_at(self, index: int) -> Mapping[str, Any]:
+        return self.pairs.meta_at(self.positions[index])
+
+
+def without(pairs: Pairs, exclude: Mapping[str, tuple[str, ...]]) -> Pairs:
+    """The pairs, less those whose meta has one of the values under the name: `{"style": ("openmoji",)}`."""
+    if not exclude:
+        return pairs
+    return Part(pairs, tuple(i for i in range(len(pairs)) if not _excluded(pairs, i, exclude)))
+
 
 def hold_back(pairs: Pairs, count: int) -> tuple[Part, Part]:
     """The pairs to train on, and `count` others for validation (a tenth at most); the same ones each time."""
@@ -289,9 +300,20 @@ def hold_back(pairs: Pairs, count: int) -> tuple[Part, Part]:
     return Part(pairs, tuple(sorted(order[count:]))), Part(pairs, tuple(sorted(order[:count])))
 
 
+def held_batches(held: Samples, transform: Transform, batch_size: int) -> Callable[[], Iterator[Batch]] | None:
+    """Validation batches of those held back, in their order, all full; None where nothing was held back."""
+    size = min(batch_size, len(held))
+
+    def batches() -> Iterator[Batch]:
+        loader = Loader(held, batch_size=size, transform=transform, seed=0, shuffle=False)
+        return islice(iter(loader), len(held) // size)
+
+    return batches if len(held) else None
+
+
 def _excluded(pairs: Pairs, index: int, exclude: Mapping[str, tuple[str, ...]]) -> bool:
     try:
-        meta = pairs[index].meta
+        meta = pairs.meta_at(index)
     except BadSample:
         return False  # the loader counts and names it
     return any(meta.get(name) in values for name, values in exclude.items())

@@ -9,8 +9,6 @@ import hashlib
 import itertools
 import json
 import logging
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,16 +18,18 @@ from typing import NamedTuple, Self, TypeVar
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from pinxit.atomic import write_atomically
 from pinxit.checkpoints import catalogue
 from pinxit.checkpoints.files import from_config, load_network, read_config
 from pinxit.data.images import fit, opaque, to_tensor
 from pinxit.data.pairs import BadSample, Pairs, open_pairs, source_name
 from pinxit.errors import PinxitError
 from pinxit.models.clip import CLIP, CLIPConfig
-from pinxit.systems.system import Progress, System, choose_device
+from pinxit.progress import Progress
+from pinxit.systems.system import System, choose_device
 from pinxit.text.captions import clean
 from pinxit.text.tokenizer import Tokenizer, frame
 
@@ -207,13 +207,7 @@ class Index:
         tensors = {"rows": self.rows.contiguous(), "positions": self.positions, "keys": keys}
         told = {"layout": LAYOUT, "model": self.model, "source": source_name(self.source), "data": self.data}
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem[:40]}-") as beside:
-                file = Path(beside) / path.name
-                save_file(tensors, file, metadata=told)
-                with file.open("rb") as stream:
-                    os.fsync(stream.fileno())
-                file.replace(path)
+            write_atomically(path, save(tensors, metadata=told))
         except (OSError, SafetensorError) as fault:
             raise PinxitError(f"Could not write {path}: {fault}.") from fault
 

@@ -19,10 +19,11 @@ from pinxit.checkpoints.files import from_config, load_network, read_config
 from pinxit.errors import PinxitError, unknown
 from pinxit.models.token_transformer import Continuation, TokenTransformer, TokenTransformerConfig
 from pinxit.nn.packing import can_pack, packed
+from pinxit.progress import Progress
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.codec import Codec
 from pinxit.systems.picture import Picture
-from pinxit.systems.system import Progress, Settings, System, check
+from pinxit.systems.system import Settings, System, check
 from pinxit.text.captions import clean
 from pinxit.text.tokenizer import Tokenizer, pad_per_position
 from pinxit.tokens.sampler import Choice, NextLogits, guide, sample, uniforms
@@ -31,7 +32,14 @@ BATCH = 32
 """Pictures that are drawn at once."""
 
 
-DEFAULTS: Settings = {"guidance": 1.0, "temperature": 1.0, "top_k": None, "top_p": None, "rerank": None}
+DEFAULTS: Settings = {
+    "guidance": 1.0,
+    "negative": None,
+    "temperature": 1.0,
+    "top_k": None,
+    "top_p": None,
+    "rerank": None,
+}
 """What is in force where a checkpoint and the person say nothing."""
 
 
@@ -126,6 +134,8 @@ class DALLE1(System):
         chosen = self.resolve(n, seed, settings)
         if chosen["rerank"] and self.clip is None:
             raise PinxitError(f"{self.name or 'This model'} has no CLIP, so it cannot rerank. Leave --rerank out.")
+        if chosen["negative"] and chosen["guidance"] == 1:
+            raise PinxitError("A guidance of 1 leads nowhere, so `negative` would do nothing. Raise it, to 2 say.")
         seeds = range(seed, seed + (chosen["rerank"] or n))
         images = self.codec.decode(self.sample([prompt] * len(seeds), seeds, chosen, given, progress))
         scores: list[float | None] = [None] * len(images)
@@ -151,6 +161,7 @@ class DALLE1(System):
         config = self.transformer.config
         choice = Choice(settings["temperature"], settings["top_k"], settings["top_p"])
         text = torch.from_numpy(self.tokenize(prompts)).to(self.device)
+        away = torch.from_numpy(self.tokenize([settings.get("negative") or ""])).to(self.device)
         drawn: list[Tensor] = []
         for start in range(0, len(prompts), BATCH):
             rows = text[start : start + BATCH]
@@ -158,7 +169,7 @@ class DALLE1(System):
             if settings["guidance"] == 1:
                 next_logits = Continuation(self.drawing, rows)
             else:
-                both = torch.cat([rows, self.transformer.empty_captions(len(rows))])
+                both = torch.cat([rows, away.expand(len(rows), -1)])
                 next_logits = guide(Continuation(self.drawing, both), settings["guidance"])
 
             def told(token: int, tokens: int, before: int = start, now: int = len(rows)) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
+from pinxit.atomic import write_atomically
 from pinxit.errors import PinxitError
 
 LAYOUT = 1
@@ -91,16 +90,7 @@ class Picture:
                 f"Pictures are written as PNG, which keeps prompt and settings; {path.name!r} ends otherwise. "
                 f"Give a name such as {path.stem}.png."
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(self.png())
-            Path(beside).chmod(0o666 & ~_umask())
-            Path(beside).replace(path)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
+        write_atomically(path, self.png())
         return path
 
     def _repr_png_(self) -> bytes:
@@ -141,10 +131,3 @@ def _quote(value: Any) -> str:
     """A value as AUTOMATIC1111 quotes it, so that its readers can split the line at commas and colons."""
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if re.search(r"[,:\n]", text) else text
-
-
-def _umask() -> int:
-    """The process's file mask; `mkstemp` ignores it and writes files that only their owner can read."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypedDict, Unpack
@@ -17,10 +17,8 @@ from pinxit.checkpoints import catalogue
 from pinxit.checkpoints.files import read_config
 from pinxit.data import images
 from pinxit.errors import PinxitError, unknown
+from pinxit.progress import Progress
 from pinxit.systems.picture import Picture
-
-Progress = Callable[[int, int], None]
-"""Called with (steps done, steps in all) while pictures are drawn."""
 
 
 class Settings(TypedDict, total=False):
@@ -28,6 +26,10 @@ class Settings(TypedDict, total=False):
 
     guidance: float
     """Classifier-free guidance: 1 is none, 0 ignores the prompt."""
+    negative: str | None
+    """What guidance leads away from; nothing in particular where it is left out."""
+    steps: int | None
+    """Steps of denoising, for systems that draw by it."""
     temperature: float
     """Divides the logits; 0 takes the likeliest token."""
     top_k: int | None
@@ -51,7 +53,7 @@ class Kind:
 KINDS = {
     "dalle1": Kind("pinxit.systems.dalle1:DALLE1", ("generate", "complete", "encode", "decode", "reconstruct")),
     "dvae": Kind("pinxit.systems.codec:Codec", ("encode", "decode", "reconstruct")),
-    "clip": Kind("pinxit.systems.clip:CLIPSystem", ("encode_image", "encode_text", "classify")),
+    "clip": Kind("pinxit.systems.clip:CLIPSystem", ("encode_image", "encode_text", "classify", "score", "build_index")),
 }
 """The `kind` in a checkpoint's config.json -> its system. Only the one that is asked for gets imported."""
 
@@ -182,6 +184,10 @@ def check(n: int, seed: int, settings: Settings) -> None:
         raise PinxitError(f"top_k is {k!r}; give a whole number of at least 1.")
     if (p := settings.get("top_p")) is not None and not (isinstance(p, int | float) and 0 < p <= 1):
         raise PinxitError(f"top_p is {p!r}; give more than 0 and at most 1.")
+    if (negative := settings.get("negative")) is not None and not isinstance(negative, str):
+        raise PinxitError(f"negative is {negative!r}; give a text.")
+    if (steps := settings.get("steps")) is not None and not (_whole(steps) and steps >= 1):
+        raise PinxitError(f"steps is {steps!r}; give a whole number of at least 1.")
     if (size := settings.get("size")) is not None and not (len(size) == 2 and min(size) >= 1):
         raise PinxitError(f"size is {size!r}; give width and height in pixels.")
 

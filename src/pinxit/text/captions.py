@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pinxit.errors import PinxitError
-
 
 def clean(text: str) -> str:
     """The text with HTML entities resolved (twice: scraped text is often escaped twice) and white space collapsed."""
@@ -26,18 +24,15 @@ def choose(
     captions: Mapping[str, Sequence[str]],
     weights: Mapping[str, float],
     rng: random.Random | np.random.Generator,
-) -> str:
+) -> str | None:
     """One caption of a sample: a kind by its weight, then one of that kind's captions, each alike.
 
     Kinds that the sample lacks are left out, and the weights of the others count in proportion.
-
-    Raises `PinxitError` when the sample has none of the weighted kinds.
+    None where the sample has none of the weighted kinds.
     """
     kinds = [(kind, weight) for kind, weight in weights.items() if weight > 0 and captions.get(kind)]
     if not kinds:
-        has = ", ".join(sorted(kind for kind, texts in captions.items() if texts)) or "none"
-        wanted = ", ".join(sorted(kind for kind, weight in weights.items() if weight > 0)) or "none"
-        raise PinxitError(f"The sample has captions of kind {has}; the caption weights ask for {wanted}.")
+        return None
     mark = rng.random() * sum(weight for _, weight in kinds)
     chosen = kinds[-1][0]
     for kind, weight in kinds:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pinxit.progress import Progress
+
 NextLogits = Callable[[Tensor], Tensor]
 """All tokens so far, int64 b m -> logits of the next one, b k. It may remember what it was given before."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

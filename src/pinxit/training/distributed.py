@@ -18,7 +18,6 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from pinxit.errors import PinxitError
 from pinxit.systems.system import choose_device
 
 PATIENCE = timedelta(days=1)
@@ -46,14 +45,6 @@ class World:
         if self.leads:
             tqdm.write(text)
             sys.stdout.flush()
-
-    def share(self, batch: int) -> int:
-        """How much of a global batch is this process's."""
-        if batch % self.size:
-            raise PinxitError(
-                f"A batch of {batch} does not divide among {self.size} processes: choose a multiple of it."
-            )
-        return batch // self.size
 
     def wrap(self, objective: nn.Module, *, several_turns: bool) -> nn.Module:
         """The objective whose backward averages gradients over the processes. Sharding would go here."""

@@ -19,10 +19,8 @@ from tqdm import tqdm
 
 from pinxit.errors import PinxitError
 from pinxit.objectives.objective import Numbers
+from pinxit.progress import QUIET_SECONDS, clock
 from pinxit.training.distributed import World
-
-QUIET_SECONDS = 30.0
-"""Without a terminal a line appears this often at most."""
 
 
 class Meter:
@@ -134,7 +132,7 @@ class Progress:
             self.bar.set_postfix_str(shown, refresh=False)
         elif now - self.spoken >= QUIET_SECONDS or step == self.steps:
             self.spoken = now
-            self.world.say(f"step {step}/{self.steps}  {shown}  {_clock(left)} left")
+            self.world.say(f"step {step}/{self.steps}  {shown}  {clock(left)} left")
 
     def validated(self, step: int, metrics: Mapping[str, float]) -> None:
         """Records and shows what validation found."""
@@ -177,9 +175,3 @@ def _forget_after(file: Path, step: int) -> None:
         if kept:
             lines.append(line)
     file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
