@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pinxit.errors import unknown
-from pinxit.recipes import dalle1, dalle1_emoji, dalle1_scenes
+from pinxit.recipes import dalle1, dalle1_emoji, dalle1_paper, dalle1_scenes
 from pinxit.recipes.clip import clip, clip_tiny
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Recipe, Stage
@@ -19,6 +19,8 @@ RECIPES: dict[str, Callable[[], Recipe | Pipeline | Stage]] = {
     "dalle1-emoji-tiny": dalle1_emoji.dalle1_emoji_tiny,
     "dalle1-scenes": dalle1_scenes.dalle1_scenes,
     "dalle1-scenes-tiny": dalle1_scenes.dalle1_scenes_tiny,
+    "dalle1-paper": dalle1_paper.dalle1_paper,
+    "dalle1-paper-tiny": dalle1_paper.dalle1_paper_tiny,
     "dalle1-dvae": dalle1.dalle1_dvae,
     "dalle1-dvae-tiny": dalle1.dalle1_dvae_tiny,
     "dalle1-tokens": dalle1.dalle1_tokens,

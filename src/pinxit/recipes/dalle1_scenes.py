@@ -1,6 +1,6 @@
 """DALL·E 1 on drawn scenes, whose truth is known, so that what it paints can be judged.
 
-pinxit train dalle1-scenes --data scenes:60000 --out runs/dalle1-scenes
+pinxit train dalle1-scenes --data scenes:100000 --out runs/dalle1-scenes
 pinxit evaluate runs/dalle1-scenes --data scenes:1000:held-in --rerank 16
 pinxit evaluate runs/dalle1-scenes --data scenes:1000:held-out --rerank 16
 """
@@ -58,21 +58,22 @@ def dalle1_scenes() -> Pipeline:
             "dvae": replace(
                 dvae,
                 model=CODEC,
-                objective=replace(dvae.objective, continuous=2_500, anneal=3_000),
-                data=PictureDataConfig(size=64),
-                training=replace(dvae.training, steps=6_500),
+                objective=replace(dvae.objective, continuous=3_000, anneal=3_500),
+                data=PictureDataConfig(),
+                training=replace(dvae.training, steps=7_000),
             ),
-            "tokens": TokensStage(name="dalle1-tokens", data=DataConfig(size=64)),
+            "tokens": TokensStage(name="dalle1-tokens", data=DataConfig()),
             "clip": replace(
                 clip(),
-                data=CLIPDataConfig(size=64, captions=CAPTIONS),
-                training=replace(clip().training, steps=1_000, batch_size=128),
+                data=CLIPDataConfig(captions=CAPTIONS),
+                training=replace(clip().training, steps=800, batch_size=128),
             ),
             "transformer": replace(
                 transformer,
                 model=TRANSFORMER,
-                data=TextDataConfig(size=64, captions=CAPTIONS, prompts=PROMPTS),
-                training=replace(transformer.training, steps=7_000),
+                data=TextDataConfig(captions=CAPTIONS, prompts=PROMPTS),
+                optimizer=replace(transformer.optimizer, lr=2e-3),
+                training=replace(transformer.training, steps=4_400),
             ),
             "model": ModelStage(name="dalle1-model", defaults={"guidance": 2.0, "top_p": 0.95}),
         },

@@ -1,0 +1,82 @@
+"""DALL·E 1 with the paper's own sizes and settings (Ramesh et al. 2021, appendices A and B).
+
+    pinxit recipes dalle1-paper
+    pinxit train dalle1-paper --data "shards/{00000..24999}.tar" --out runs/dalle1 --set transformer.model.depth=24
+
+To start from and to compare with, for who has less than 250 million pairs and a thousand GPUs. Where the paper steers
+by hand or by its hardware, the nearest plain thing stands: the transformer's learning rate follows a cosine, where the
+paper halved it whenever the loss stood still, and nothing is scaled by block, since bfloat16 does not need that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pinxit.models import clip as clip_model
+from pinxit.models import dvae, token_transformer
+from pinxit.objectives.reconstruction import RelaxedCodesConfig
+from pinxit.recipes.clip import clip
+from pinxit.recipes.dalle1 import (
+    PictureDataConfig,
+    TextDataConfig,
+    dalle1_dvae,
+    dalle1_model,
+    dalle1_tiny,
+    dalle1_tokens,
+    dalle1_transformer,
+)
+from pinxit.recipes.pipeline import Pipeline
+from pinxit.training.loop import TrainingConfig
+from pinxit.training.optimizers import OptimizerConfig
+
+
+def dalle1_paper() -> Pipeline:
+    """256 pixels, 32x32 of 8,192 codes, 12 billion parameters."""
+    return Pipeline(
+        name="dalle1-paper",
+        summary="DALL·E 1 with the paper's sizes and settings, to start from and to compare with.",
+        hardware="64 GPUs of 16 GB for the dVAE, 1,024 for the transformer, as published",
+        hours=None,
+        expected="not run here",
+        stages={
+            "dvae": replace(
+                dalle1_dvae(),
+                hardware="64 GPUs of 16 GB",
+                hours=None,
+                expected="not run here",
+                model=dvae.SIZES["paper"],
+                objective=RelaxedCodesConfig(kl_weight=6.6, kl_warmup=5_000, temperature=(1.0, 1 / 16), anneal=150_000),
+                data=PictureDataConfig(flip=False),
+                optimizer=OptimizerConfig(lr=1e-4, betas=(0.9, 0.999), weight_decay=1e-4, floor=1.25e-2, clip=0.0),
+                training=TrainingConfig(steps=3_000_000, batch_size=512, ema_decay=0.999, channels_last=True),
+            ),
+            "tokens": dalle1_tokens(),
+            "clip": replace(
+                clip(),
+                hardware="256 GPUs",
+                hours=None,
+                expected="not run here",
+                model=clip_model.SIZES["vit-b32"],
+                optimizer=OptimizerConfig(lr=5e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2, warmup=2_000),
+                training=TrainingConfig(steps=390_625, batch_size=32_768),  # 32 epochs of 400 million pairs
+            ),
+            "transformer": replace(
+                dalle1_transformer(),
+                hardware="1,024 GPUs of 16 GB",
+                hours=None,
+                expected="not run here",
+                model=token_transformer.SIZES["paper"],
+                data=TextDataConfig(tokenizer_samples=1_000_000),
+                optimizer=OptimizerConfig(lr=4.5e-4, betas=(0.9, 0.96), weight_decay=4.5e-2, warmup=5_000, clip=4.0),
+                training=TrainingConfig(steps=430_000, batch_size=1_024, ema_decay=0.9996),
+            ),
+            "model": dalle1_model(),
+        },
+    )
+
+
+def dalle1_paper_tiny() -> Pipeline:
+    """The same at 32 pixels, in a minute."""
+    return replace(
+        dalle1_tiny(), name="dalle1-paper-tiny", summary="The recipe dalle1-paper at 32 pixels, in a minute."
+    )
