@@ -96,6 +96,19 @@ def test_a_cut_run_goes_on_after_the_last_whole_part_and_ends_alike(codec: Codec
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
+def test_processes_that_share_the_parts_write_what_one_alone_writes(codec: Codec, tmp_path: Path) -> None:
+    encode.encode(Reads(20), codec, tmp_path / "alone", SOURCE)
+    seen: list[tuple[int, int]] = []
+    for rank in (1, 0):
+        encode.encode_parts(
+            Reads(20), codec, tmp_path / "shared", SOURCE, lambda *told: seen.append(told), rank=rank, size=2
+        )
+        assert encode.source_of(tmp_path / "shared") is None
+    encode.conclude(Reads(20), codec, tmp_path / "shared", SOURCE)
+    assert files(tmp_path / "shared") == files(tmp_path / "alone")
+    assert seen[-1] == (20, 20)
+
+
 def test_what_a_killed_process_left_half_written_is_no_part(codec: Codec, tmp_path: Path) -> None:
     encode.encode(Reads(20), codec, tmp_path / "whole", SOURCE)
     encode.encode(Reads(20), codec, tmp_path / "cut", SOURCE)

@@ -1,11 +1,21 @@
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from pinxit.training.interrupts import Interrupts
 
 
+@pytest.fixture
+def _listening() -> Iterator[None]:
+    """A shell starts what it puts into the background deaf to SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_listening")
 def test_the_first_is_noted_the_second_acts_and_all_is_as_before() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with Interrupts() as interrupts:

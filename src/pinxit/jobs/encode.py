@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,22 +124,47 @@ def encode(
     `source` says what the codes are made from (JSON); parts that were made from something else are refused. Bad samples
     are skipped, counted and named, and raise PinxitError above the limit.
     """
+    encode_parts(pairs, codec, folder, source, progress)
+    conclude(pairs, codec, folder, source)
+
+
+def encode_parts(
+    pairs: Pairs,
+    codec: Codec,
+    folder: Path,
+    source: Mapping[str, Any],
+    progress: Progress | None = None,
+    *,
+    rank: int = 0,
+    size: int = 1,
+) -> None:
+    """The parts that fall to the process `rank` of `size`; once all have done theirs, one of them calls `conclude`."""
     faults = Faults()
-    parts = range(0, len(pairs), PART)
-    for number, start in enumerate(parts):
-        part, end = _part(folder, number), min(start + PART, len(pairs))
+    done = 0
+
+    def told(positions: int) -> None:
+        if progress:  # the other processes are taken to be as far
+            progress(min((done + positions) * size, len(pairs)), len(pairs))
+
+    for number in range(rank, _parts(pairs), size):
+        part = _part(folder, number)
+        positions = range(number * PART, min((number + 1) * PART, len(pairs)))
         if (part / "config.json").exists():
             _check_source(part, source)
         else:
-            _encode_part(part, pairs, range(start, end), codec, source, faults, progress)
-        if progress:
-            progress(end, len(pairs))
-    made = [read_config(_part(folder, number)) for number in range(len(parts))]
+            _encode_part(part, pairs, positions, codec, source, faults, told)
+        told(len(positions))
+        done += len(positions)
+
+
+def conclude(pairs: Pairs, codec: Codec, folder: Path, source: Mapping[str, Any]) -> None:
+    """Writes what makes the parts a whole."""
+    made = [read_config(_part(folder, number)) for number in range(_parts(pairs))]
     samples = sum(config["samples"] for config in made)
     if not samples:
         raise PinxitError(f"{pairs.name} has no picture that could be encoded. `pinxit data check` says why.")
     skipped: Counter[str] = sum((Counter(config["skipped"]) for config in made), Counter())
-    config = {"kind": KIND, "source": dict(source), "samples": samples, "skipped": dict(skipped), "parts": len(parts)}
+    config = {"kind": KIND, "source": dict(source), "samples": samples, "skipped": dict(skipped), "parts": len(made)}
     write_config(folder, {**config, "grid": list(codec.grid), "codes": codec.codes})
 
 
@@ -149,7 +175,7 @@ def _encode_part(
     codec: Codec,
     source: Mapping[str, Any],
     faults: Faults,
-    progress: Progress | None,
+    told: Callable[[int], None],
 ) -> None:
     before = Counter(faults.reasons)
     codes = [torch.empty(0, codec.grid[0] * codec.grid[1], dtype=torch.int64)]
@@ -158,8 +184,7 @@ def _encode_part(
     while batch := list(itertools.islice(samples, BATCH)):
         codes.append(codec.encode([sample.image for sample in batch]).flatten(1).cpu())
         rows += [{"key": sample.key, "captions": sample.captions} for sample in batch]
-        if progress:
-            progress(positions.start + len(rows), len(pairs))
+        told(len(rows))
     config = {"kind": f"{KIND}-part", "source": dict(source), "samples": len(rows)}
     with replace_folder(part) as partial:
         write_config(partial, {**config, "skipped": dict(faults.reasons - before)})
@@ -185,6 +210,10 @@ def _check_source(part: Path, source: Mapping[str, Any]) -> None:
         raise PinxitError(
             f"{part.parent} holds codes of other pictures or of another codec. Give another folder, or remove that one."
         )
+
+
+def _parts(pairs: Pairs) -> int:
+    return math.ceil(len(pairs) / PART)
 
 
 def _part(folder: Path, number: int) -> Path:

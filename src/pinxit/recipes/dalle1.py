@@ -34,7 +34,7 @@ from pinxit.models.dvae import DVAE, DVAEConfig
 from pinxit.models.token_transformer import Continuation, TokenTransformer, TokenTransformerConfig
 from pinxit.objectives.next_token import NextToken, NextTokenConfig
 from pinxit.objectives.reconstruction import RelaxedCodes, RelaxedCodesConfig
-from pinxit.progress import shown
+from pinxit.progress import shown, silent
 from pinxit.recipes.clip import clip, clip_tiny, train_tokenizer
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, held_batches, hold_back, without
@@ -200,15 +200,18 @@ class TokensStage:
             return False
 
     def run(self, context: Context) -> None:
-        """Encodes with the pipeline's dVAE; the leading process works, the others wait."""
-        if context.world.leads:
-            codec = Codec.from_checkpoint(context.model("dvae"), context.world.device)
-            pairs = self._pairs(context)
-            chosen = without(pairs, self.data.exclude)
-            versions = Versions.of(chosen, self.moves, self.colours, self.data.background)
-            with shown("encoding") as progress:
-                encode.encode(versions, codec, context.out, self._said(context, pairs), progress)
-        context.world.wait()
+        """Encodes with the pipeline's dVAE; the processes share out the parts."""
+        world = context.world
+        codec = Codec.from_checkpoint(context.model("dvae"), world.device)
+        pairs = self._pairs(context)
+        versions = Versions.of(without(pairs, self.data.exclude), self.moves, self.colours, self.data.background)
+        said = self._said(context, pairs)
+        with shown("encoding") if world.leads else silent("encoding") as progress:
+            encode.encode_parts(versions, codec, context.out, said, progress, rank=world.rank, size=world.size)
+        world.wait()
+        if world.leads:
+            encode.conclude(versions, codec, context.out, said)
+        world.wait()
 
     def _pairs(self, context: Context) -> Pairs:
         return context.pairs(self.data, read_config(context.model("dvae"))["config"]["size"])
