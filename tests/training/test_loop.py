@@ -4,13 +4,14 @@ import json
 import re
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from tests.training.toy import Line, run
+from tests.training.toy import OPTIMIZER, Line, run
 from torch import Tensor, nn
 
 from pinxit.checkpoints.files import read_config, read_tensors
@@ -122,6 +123,30 @@ def test_resumed_with_channels_last_equals_uncut(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="power cut"):
         run(tmp_path / "cut", Crashing(), channels_last=True)
     run(tmp_path / "cut", Filter(), channels_last=True)
+    assert_same(tmp_path / "straight", tmp_path / "cut")
+
+
+class Deep(Line):
+    """A line through a hidden layer, whose matrix learns by Muon."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
+def test_resumed_with_muon_equals_uncut(tmp_path: Path) -> None:
+    class Crash(Deep):
+        def after_step(self, step: int) -> None:
+            if step == 6:
+                raise RuntimeError("power cut")
+
+    muon = replace(OPTIMIZER, matrices="muon")
+    run(tmp_path / "straight", Deep(), optimizer=muon)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path / "cut", Crash(), optimizer=muon)
+    run(tmp_path / "cut", Deep(), optimizer=muon)
+    slots = read_tensors(tmp_path / "cut" / "checkpoints" / "step-0000012", "optimizer")
+    assert any("momentum_buffer" in name for name in slots)
     assert_same(tmp_path / "straight", tmp_path / "cut")
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pinxit.errors import PinxitError
-from pinxit.training.optimizers import OptimizerConfig, learning_rate, make_optimizer
+from pinxit.training.optimizers import OptimizerConfig, learning_rate, make_optimizers
 
 
 class Net(nn.Module):
@@ -22,12 +22,38 @@ class Net(nn.Module):
 
 def test_decay_groups() -> None:
     net = Net()
-    optimizer = make_optimizer(net, net.named_parameters(), OptimizerConfig(lr=0.1, weight_decay=0.5))
+    (optimizer,) = make_optimizers(net, net.named_parameters(), OptimizerConfig(lr=0.1, weight_decay=0.5))
     names = {id(value): name for name, value in net.named_parameters()}
     decayed, spared = ({names[id(value)] for value in group["params"]} for group in optimizer.param_groups)
     assert decayed == {"linear.weight", "conv.weight"}
     assert len(decayed | spared) == len(names)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0]
+
+
+def test_muon_takes_the_matrices_between_embeddings_and_heads() -> None:
+    net = Net()
+    net.register_module("text_head", nn.Linear(3, 3))
+    config = OptimizerConfig(lr=0.1, weight_decay=0.5, matrices="muon")
+    muon, adamw = make_optimizers(net, net.named_parameters(), config)
+    names = {id(value): name for name, value in net.named_parameters()}
+    assert isinstance(muon, torch.optim.Muon)
+    assert [[names[id(value)] for value in group["params"]] for group in muon.param_groups] == [["linear.weight"]]
+    decayed, spared = ({names[id(value)] for value in group["params"]} for group in adamw.param_groups)
+    assert decayed == {"conv.weight", "text_head.weight"}
+    assert len(decayed | spared) == len(names) - 1
+
+
+def test_a_step_of_muon_is_orthogonal_and_as_large_as_one_of_adamw() -> None:
+    torch.manual_seed(0)
+    net = nn.Linear(16, 32, bias=False)
+    before = net.weight.detach().clone()
+    (muon,) = make_optimizers(net, net.named_parameters(), OptimizerConfig(lr=0.1, matrices="muon"))
+    net(torch.randn(64, 16)).square().sum().backward()
+    muon.step()
+    step = before - net.weight.detach()
+    assert step.square().mean().sqrt() == pytest.approx(0.2 * 0.1, rel=0.3)
+    singular = torch.linalg.svdvals(step)
+    assert singular.max() / singular.min() < 2.5, "Newton and Schulz's iteration is stopped early"
 
 
 def test_learning_rate() -> None:

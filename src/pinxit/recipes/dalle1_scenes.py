@@ -1,6 +1,6 @@
 """DALL·E 1 on drawn scenes, whose truth is known, so that what it paints can be judged.
 
-pinxit train dalle1-scenes --data scenes:100000 --out runs/dalle1-scenes
+pinxit train dalle1-scenes --data scenes:250000 --out runs/dalle1-scenes
 pinxit evaluate runs/dalle1-scenes --data scenes:1000:held-in --rerank 16
 pinxit evaluate runs/dalle1-scenes --data scenes:1000:held-out --rerank 16
 """
@@ -72,8 +72,8 @@ def dalle1_scenes() -> Pipeline:
                 transformer,
                 model=TRANSFORMER,
                 data=TextDataConfig(captions=CAPTIONS, prompts=PROMPTS),
-                optimizer=replace(transformer.optimizer, lr=2e-3),
-                training=replace(transformer.training, steps=4_400),
+                optimizer=replace(transformer.optimizer, lr=2e-3, matrices="muon"),
+                training=replace(transformer.training, steps=3_600),
             ),
             "model": ModelStage(name="dalle1-model", defaults={"guidance": 2.0, "top_p": 0.95}),
         },

@@ -23,7 +23,7 @@ from pinxit.training.averaging import Average
 from pinxit.training.distributed import World
 from pinxit.training.interrupts import Interrupts, Stopped
 from pinxit.training.memory import keep_freed_memory
-from pinxit.training.optimizers import OptimizerConfig, learning_rate, make_optimizer, set_learning_rate
+from pinxit.training.optimizers import OptimizerConfig, learning_rate, make_optimizers, set_learning_rate
 from pinxit.training.precision import Precision, autocast
 from pinxit.training.progress import Meter, Progress
 from pinxit.training.state import State, frozen_parts, prune, resume, step_folder
@@ -121,7 +121,9 @@ def train(
     if training.channels_last:
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     moved = {turn: [value for _, value in objective.parameters_of(turn)] for turn in objective.turns}
-    optimizers = {turn: make_optimizer(objective, objective.parameters_of(turn), optimizer) for turn in objective.turns}
+    optimizers = {
+        turn: make_optimizers(objective, objective.parameters_of(turn), optimizer) for turn in objective.turns
+    }
     average = Average(objective.networks(), training.ema_decay)
     mixed = autocast(training.precision, world.device)
 
@@ -151,7 +153,8 @@ def train(
             # Loss, gradient and step, for each turn.
             for turn in objective.turns:
                 label = "" if len(objective.turns) == 1 else f"{turn}/"
-                optimizers[turn].zero_grad(set_to_none=True)
+                for each in optimizers[turn]:
+                    each.zero_grad(set_to_none=True)
                 for index, part in enumerate(parts, start=1):
                     with world.accumulate(wrapped, more=index < len(parts)):
                         with mixed:
@@ -162,7 +165,8 @@ def train(
                 meter.add(label, {"gradient_norm": norm})
                 meter.watch(step, {f"{label}loss": loss, f"{label}gradient_norm": norm})
                 set_learning_rate(optimizers[turn], lr)
-                optimizers[turn].step()
+                for each in optimizers[turn]:
+                    each.step()
             objective.after_step(step)
             average.update(step)
             step += 1

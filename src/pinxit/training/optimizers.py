@@ -1,4 +1,4 @@
-"""AdamW with decay groups, and the learning rate of each step."""
+"""AdamW with decay groups, Muon for matrices, and the learning rate of each step."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ from pinxit.errors import PinxitError
 UNDECAYED = ("embedding", "position")
 """Parameters with one of these in their name are spared weight decay."""
 
+HEAD = "head"
+"""In the name of a last layer, which stays with AdamW."""
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov and Hutter 2019) with a linear warm-up and a cosine down to a floor."""
+    """AdamW (Loshchilov and Hutter 2019), with a linear warm-up and a cosine down to a floor."""
 
     lr: float
     """The highest learning rate, reached after the warm-up."""
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
+    matrices: Literal["adamw", "muon"] = "adamw"
+    """What the matrices between embeddings and heads learn by: Muon (Jordan et al. 2024) makes each step orthogonal, as
+    large as one of AdamW's at the same `lr` (Liu et al. 2025, section 2.2). All else learns by AdamW."""
     weight_decay: float = 0.0
     warmup: int = 0
     """Steps over which the learning rate rises from zero."""
@@ -39,14 +45,18 @@ class OptimizerConfig:
         for name in ("weight_decay", "warmup", "floor", "clip"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise PinxitError(f"optimizer.{name} is {getattr(self, name)}: allowed is 0 or more.")
+        if self.matrices == "muon" and not hasattr(torch.optim, "Muon"):
+            raise PinxitError(
+                f"optimizer.matrices is muon, which needs PyTorch 2.9, not {torch.__version__}: allowed here is adamw."
+            )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise PinxitError(f"optimizer.betas is {self.betas}: allowed is 0 to less than 1 each.")
 
 
-def make_optimizer(
+def make_optimizers(
     module: nn.Module, named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig
-) -> torch.optim.AdamW:
-    """AdamW over the `named` parameters of `module`, in two groups.
+) -> list[torch.optim.Optimizer]:
+    """Over the `named` parameters of `module`: AdamW in two groups, after Muon where the config asks for it.
 
     No weight decay for vectors and scalars (biases, norms, temperatures), for `nn.Embedding`, and for what is called an
     embedding or a position: decay would only shrink what no later weight makes up for.
@@ -54,14 +64,25 @@ def make_optimizer(
     embeddings = {
         id(weight) for part in module.modules() if isinstance(part, nn.Embedding) for weight in part.parameters()
     }
+    matrices: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
     for name, value in named:
-        exempt = value.ndim <= 1 or id(value) in embeddings or any(word in name.lower() for word in UNDECAYED)
-        (spared if exempt else decayed).append(value)
+        if value.ndim <= 1 or id(value) in embeddings or any(word in name.lower() for word in UNDECAYED):
+            spared.append(value)
+        elif config.matrices == "muon" and value.ndim == 2 and HEAD not in name.lower():
+            matrices.append(value)
+        else:
+            decayed.append(value)
+    made: list[torch.optim.Optimizer] = []
+    if matrices:
+        muon = torch.optim.Muon
+        made.append(muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"))
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    if groups:
+        made.append(torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True))
+    return made
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
@@ -75,7 +96,8 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     return config.lr * (config.floor + (1 - config.floor) * cosine)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], lr: float) -> None:
     """Sets it for every group."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr

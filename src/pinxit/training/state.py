@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ class State:
     """All that changes from step to step, apart from the data's position."""
 
     objective: Objective
-    optimizers: Mapping[str, torch.optim.Optimizer]
+    optimizers: Mapping[str, Sequence[torch.optim.Optimizer]]
+    """By turn."""
     average: Average
 
     def save(
@@ -44,7 +45,8 @@ class State:
         """Writes `folder`, whole or not at all. `data` is the position in the data."""
         slots = {
             f"{turn}/{slot}/{name}": value
-            for turn, optimizer in self.optimizers.items()
+            for turn, optimizers in self.optimizers.items()
+            for optimizer in optimizers
             for name, parameter in self.objective.parameters_of(turn)
             for slot, value in optimizer.state.get(parameter, {}).items()
         }
@@ -73,16 +75,19 @@ class State:
             for name, value in live.items():
                 value.copy_(weights[name])
         self.average.load_state_dict(average)
-        for turn, optimizer in self.optimizers.items():
+        for turn, optimizers in self.optimizers.items():
+            learner = {value: each for each in optimizers for group in each.param_groups for value in group["params"]}
             for name, parameter in self.objective.parameters_of(turn):
                 found = {slot: slots[f"{turn}/{slot}/{name}"] for slot in SLOTS if f"{turn}/{slot}/{name}" in slots}
                 if found:
-                    optimizer.state[parameter] = {slot: _laid_out(value, parameter) for slot, value in found.items()}
+                    learner[parameter].state[parameter] = {
+                        slot: _laid_out(value, parameter) for slot, value in found.items()
+                    }
         return config
 
 
-SLOTS = ("step", "exp_avg", "exp_avg_sq")
-"""What AdamW remembers of a parameter."""
+SLOTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+"""What AdamW and Muon remember of a parameter."""
 
 
 def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
