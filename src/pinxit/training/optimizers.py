@@ -45,10 +45,6 @@ class OptimizerConfig:
         for name in ("weight_decay", "warmup", "floor", "clip"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise PinxitError(f"optimizer.{name} is {getattr(self, name)}: allowed is 0 or more.")
-        if self.matrices == "muon" and not hasattr(torch.optim, "Muon"):
-            raise PinxitError(
-                f"optimizer.matrices is muon, which needs PyTorch 2.9, not {torch.__version__}: allowed here is adamw."
-            )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise PinxitError(f"optimizer.betas is {self.betas}: allowed is 0 to less than 1 each.")
 
@@ -76,8 +72,8 @@ def make_optimizers(
             decayed.append(value)
     made: list[torch.optim.Optimizer] = []
     if matrices:
-        muon = torch.optim.Muon
-        made.append(muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"))
+        adjust = "match_rms_adamw"
+        made.append(torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn=adjust))
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     if groups:
