@@ -1,0 +1,57 @@
+"""What the docs say can be typed: commands, options, recipes, settings and imports that are there."""
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from pinxit.cli.main import main
+from pinxit.recipes.catalogue import find
+from pinxit.recipes.overrides import override
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "lineage.sh"]
+PAGES += [path for path in sorted((ROOT / "src/pinxit/recipes").glob("*.py")) if "pinxit train" in path.read_text()]
+
+
+def commands() -> Iterator[str]:
+    for page in PAGES:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            if found := re.match(r"(?:    )?(?:torchrun .* -m )?pinxit (\S.*)", line):
+                yield found[1].split("  ")[0].replace("[", "").replace("]", "").partition("#")[0]
+
+
+def blocks() -> Iterator[str]:
+    for page in PAGES:
+        yield from re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("line", sorted(set(commands())))
+def test_commands(line: str) -> None:
+    command: click.Command = main
+    words = shlex.split(line)
+    context = click.Context(command)
+    while isinstance(command, click.Group):
+        found = command.get_command(context, words[0])
+        assert found is not None, f"there is no {words[0]!r}"
+        command, words = found, words[1:]
+        context = click.Context(command, parent=context)
+    given, _, _ = command.make_parser(context).parse_args(words)
+    if command.name == "train":
+        override(find(given["recipe"]), given.get("assignments", ()))
+
+
+@pytest.mark.parametrize("block", sorted(set(blocks())))
+def test_imports(block: str) -> None:
+    for node in ast.parse(block).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            exec(compile(ast.Module([node], []), "docs", "exec"), {})
+
+
+def test_there_are_many_of_each() -> None:
+    assert len(set(commands())) > 30
+    assert len(set(blocks())) > 5
