@@ -108,7 +108,9 @@ def faults_of(name: str) -> list[str]:
                 found.append(f"{where}, which does not exist")
             elif top not in sys.stdlib_module_names | DEPENDENCIES and item.module.split(".")[0] not in OPTIONAL:
                 found.append(f"{where}, which is no declared dependency")
-        elif target not in {*BELOW, *DOORS} and name not in {*BELOW, *DOORS}:
+        elif name in BELOW and target not in BELOW:
+            found.append(f"{where}, but {name} is below every floor")
+        elif target not in {*BELOW, *DOORS} and name not in DOORS:
             here, there = folder_of(name), folder_of(target)
             if here not in FLOORS:
                 found.append(f"{where}, but {here or name} has no floor")

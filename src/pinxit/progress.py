@@ -23,19 +23,19 @@ def shown(label: str) -> Iterator[Progress]:
     """A bar on a terminal; elsewhere a line now and then, and none for what is done sooner."""
     bar: tqdm[Any]
     with tqdm(desc=label, disable=None, leave=False) as bar:
-        began = spoken = time.monotonic()
+        spoken = time.monotonic()
+        first: tuple[float, int] | None = None
 
         def progress(done: int, total: int) -> None:
-            nonlocal spoken
+            nonlocal first, spoken
             now = time.monotonic()
+            began, before = first = first or (now, done)  # what an earlier run has done took this one no time
             bar.total = total
             bar.update(done - bar.n)
-            if bar.disable:
-                bar.n = done
-                if now - spoken >= QUIET_SECONDS:
-                    spoken = now
-                    left = clock((now - began) * (total - done) / max(done, 1))
-                    print(f"{label}  {done}/{total}  {left} left", file=sys.stderr, flush=True)
+            if bar.disable and now - spoken >= QUIET_SECONDS and done > before:
+                spoken = now
+                left = clock((now - began) * (total - done) / (done - before))
+                print(f"{label}  {done}/{total}  {left} left", file=sys.stderr, flush=True)
 
         yield progress
 

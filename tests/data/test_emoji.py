@@ -112,6 +112,7 @@ def test_the_source_draws_what_it_names() -> None:
     assert max(green, blue) < 100
     assert heart.image.getpixel((0, 0)) == (1, 2, 3)
     assert pairs.captions_at(at["❤️"]) == heart.captions
+    assert pairs.meta_at(at["❤️"]) == heart.meta
     assert "🇨🇮" in at
     assert len({pairs.record(i)["key"] for i in range(len(pairs))}) == len(pairs)
 

@@ -49,6 +49,21 @@ def test_tables(folder: Path) -> None:
     assert len(open_pairs(str(folder / "t.csv"))) == 1
 
 
+def test_what_a_source_says_besides_is_known_without_the_picture(folder: Path, tmp_path: Path) -> None:
+    said = {"style": "flat", "licence": "CC0-1.0"}
+    (folder / "a.txt").unlink()
+    (folder / "a.json").write_text(json.dumps({"caption": "x", **said}))
+    with tarfile.open(tmp_path / "one.tar", "w") as tar:
+        for name in ("a.json", "a.png"):
+            tar.add(folder / name, name)
+    (folder / "t.jsonl").write_text(json.dumps({"image": "a.png", "caption": "x", **said}))
+    for src in (str(folder), str(tmp_path / "one.tar"), str(folder / "t.jsonl")):
+        pairs = open_pairs(src)
+        assert pairs.meta_at(0) == pairs[0].meta == said
+    drawn = open_pairs("scenes:3")
+    assert drawn.meta_at(2) == drawn[2].meta != drawn.meta_at(1)
+
+
 def test_coco(folder: Path) -> None:
     content = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "caption": "x"}]}
     (folder / "coco.json").write_text(json.dumps(content))

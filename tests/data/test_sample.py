@@ -51,6 +51,8 @@ def test_a_byte_order_mark_is_not_part_of_the_caption() -> None:
 def test_a_caption_is_drawn_and_cleaned_or_the_sample_is_bad() -> None:
     rng = np.random.default_rng(0)
     assert draw_caption("x", {"alt": ("a  cat",), "short": ("no",)}, {"alt": 1.0, "short": 0.0}, rng) == "a cat"
-    with pytest.raises(BadSample, match=r"'x' has captions of kind alt, none of short, long\.") as fault:
+    with pytest.raises(
+        BadSample, match=r"'x' has captions of kind alt; data\.captions asks for short, long\."
+    ) as fault:
         draw_caption("x", {"alt": ("a",)}, {"short": 1.0, "long": 1.0, "alt": 0.0}, rng)
     assert fault.value.reason == "other-captions"

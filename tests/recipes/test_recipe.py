@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from pinxit.data.pairs import open_pairs
 from pinxit.data.sample import Pairs
 from pinxit.errors import PinxitError
 from pinxit.recipes.overrides import override
-from pinxit.recipes.recipe import Context, Recipe, Run, claim, hold_back
+from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, claim, hold_back
 
 SRC = "scenes:60"
 
@@ -55,6 +56,34 @@ def test_what_does_not_touch_the_weights_may_change_and_steps_may_grow(tmp_path:
     longer.run(Context(SRC, tmp_path))
     assert longer.done(Context(SRC, tmp_path))
     assert read_config(tmp_path / "model")["recipe"]["training"]["steps"] == 6
+
+
+def test_the_licence_of_a_finished_model_can_be_put_right(tmp_path: Path) -> None:
+    mean_colour().run(Context(SRC, tmp_path))
+    before = (tmp_path / "model" / "net.safetensors").read_bytes()
+    put_right = override(mean_colour(), ["licence=CC0-1.0"])
+    assert not put_right.done(Context(SRC, tmp_path))
+    put_right.run(Context(SRC, tmp_path))
+    assert put_right.done(Context(SRC, tmp_path))
+    assert read_config(tmp_path / "model")["licence"] == "CC0-1.0"
+    assert (tmp_path / "model" / "net.safetensors").read_bytes() == before
+
+
+def test_what_is_excluded_is_neither_learnt_from_nor_counted(tmp_path: Path) -> None:
+    src = open_pairs(SRC, size=16)
+    chosen = {i for i in range(len(src)) if src.meta_at(i)["category"] in ("counting", "colors")}
+    pairs = Context(SRC, tmp_path).pairs(DataConfig(exclude={"category": ("counting", "colors")}), 16)
+    assert 0 < len(chosen) < len(src)
+    assert {pairs[i].key for i in range(len(pairs))} == {src[i].key for i in range(len(src)) if i not in chosen}
+    recipe = override(mean_colour(), ['data.exclude.category=["counting","colors"]'])
+    recipe.run(Context(SRC, tmp_path))
+    assert read_config(tmp_path / "model")["data"]["samples"] == len(src) - len(chosen)
+
+
+def test_what_nothing_can_be_excluded_by_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pairs = Context(SRC, tmp_path).pairs(DataConfig(exclude={"categroy": ("counting",)}), 16)
+    assert len(pairs) == 60
+    assert re.search(r"data\.exclude\.categroy leaves nothing out: the samples of \S+ say .*category", caplog.text)
 
 
 def test_changes_can_be_accepted(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def mean_colour() -> Recipe:
         training=TrainingConfig(
             steps=4, batch_size=4, log_every=2, validate_every=2, preview_every=4, checkpoint_every=2
         ),
-        source=lambda recipe, context: context.pairs(recipe.data, 16),
+        learns_from=lambda recipe, context: context.pairs(recipe.data, 16),
         build=build,
     )
 

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -148,6 +148,17 @@ def test_resumed_with_muon_equals_uncut(tmp_path: Path) -> None:
     slots = read_tensors(tmp_path / "cut" / "checkpoints" / "step-0000012", "optimizer")
     assert any("momentum_buffer" in name for name in slots)
     assert_same(tmp_path / "straight", tmp_path / "cut")
+
+
+@pytest.mark.parametrize(("first", "then"), [("adamw", "muon"), ("muon", "adamw")])
+def test_another_optimizer_may_take_over_and_begins_afresh(
+    tmp_path: Path, first: Literal["adamw", "muon"], then: Literal["adamw", "muon"]
+) -> None:
+    run(tmp_path, Deep(), optimizer=replace(OPTIMIZER, matrices=first), steps=8)
+    run(tmp_path, Deep(), optimizer=replace(OPTIMIZER, matrices=then))
+    slots = read_tensors(tmp_path / "checkpoints" / "step-0000012", "optimizer")
+    kinds = {name.split("/")[1] for name in slots if name.endswith("net.2.weight")}
+    assert kinds == ({"momentum_buffer"} if then == "muon" else {"step", "exp_avg", "exp_avg_sq"})
 
 
 def test_a_crash_between_checkpoints_is_undone(tmp_path: Path) -> None:

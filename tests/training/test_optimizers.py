@@ -33,14 +33,21 @@ def test_decay_groups() -> None:
 def test_muon_takes_the_matrices_between_embeddings_and_heads() -> None:
     net = Net()
     net.register_module("text_head", nn.Linear(3, 3))
+    net.projection = nn.Parameter(torch.zeros(3, 3))
     config = OptimizerConfig(lr=0.1, weight_decay=0.5, matrices="muon")
     muon, adamw = make_optimizers(net, net.named_parameters(), config)
     names = {id(value): name for name, value in net.named_parameters()}
     assert isinstance(muon, torch.optim.Muon)
     assert [[names[id(value)] for value in group["params"]] for group in muon.param_groups] == [["linear.weight"]]
     decayed, spared = ({names[id(value)] for value in group["params"]} for group in adamw.param_groups)
-    assert decayed == {"conv.weight", "text_head.weight"}
+    assert decayed == {"conv.weight", "text_head.weight", "projection"}
     assert len(decayed | spared) == len(names) - 1
+
+
+def test_muon_without_matrices_is_refused() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 3, 3), nn.LayerNorm(3))
+    with pytest.raises(PinxitError, match="no matrices between embeddings and heads: allowed here is adamw"):
+        make_optimizers(net, net.named_parameters(), OptimizerConfig(lr=0.1, matrices="muon"))
 
 
 def test_a_step_of_muon_is_orthogonal_and_as_large_as_one_of_adamw() -> None:

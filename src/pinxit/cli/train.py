@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from pinxit.cli.outputs import device_option
+
 
 @click.command(short_help="Train a recipe; the same command again resumes.")
 @click.argument("recipe")
@@ -15,7 +17,7 @@ import click
 @click.option("--out", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Where everything goes.")
 @click.option("--set", "assignments", metavar="PATH=VALUE", multiple=True, help="Change a setting of the recipe.")
 @click.option("--part", "parts", metavar="NAME=MODEL", multiple=True, help="Take an earlier stage from elsewhere.")
-@click.option("--device", help="cpu or cuda; the GPU where there is one.")
+@device_option
 @click.option("--accept-changes", is_flag=True, help="Go on in DIR although settings changed.")
 def train(
     recipe: str,

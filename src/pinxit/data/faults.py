@@ -40,7 +40,7 @@ class Faults:
         if self.seen >= ENOUGH_TO_JUDGE and self.reasons.total() > self.limit * self.seen:
             raise PinxitError(
                 f"Too many bad samples: {self.reasons.total()} of {self.seen} ({self._listed()}); at most "
-                f"{self.limit:.0%} are allowed. Last: {self.last} `pinxit data check` lists them all."
+                f"{self.limit:.0%} are allowed. Last: {self.last} `pinxit data check` lists faulty ones."
             )
 
     def _listed(self) -> str:

@@ -37,7 +37,7 @@ Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
 
 RESAMPLE = Image.Resampling.BICUBIC
-"""Whenever a picture is scaled, in training as in use; antialiased."""
+"""How a picture is brought to another size, in training as in use: antialiased by `Image.resize`."""
 
 # The readers are built directly and not through Image.open, which tries every plugin it knows and warns on its own.
 _READERS: dict[str, type[ImageFile.ImageFile]] = {

@@ -199,7 +199,7 @@ class _Batches(Dataset[_Delivery]):
         reasons = ", ".join(sorted({fault.reason for fault in delivery.faults}))
         raise PinxitError(
             f"{_MOST_ATTEMPTS} samples in a row were unusable ({reasons}). Last: {delivery.faults[-1]} "
-            "`pinxit data check` lists them all."
+            "`pinxit data check` lists faulty ones."
         )
 
 

@@ -83,8 +83,9 @@ def draw_caption(key: str, captions: Captions, weights: Mapping[str, float], rng
     """One of the captions of sample `key`, cleaned, its kind drawn by weight; without any of those kinds BadSample."""
     caption = choose(captions, weights, rng)
     if caption is None:
-        asked = ", ".join(kind for kind, weight in weights.items() if weight > 0)
-        raise BadSample(key, "other-captions", f"{key!r} has captions of kind {', '.join(captions)}, none of {asked}.")
+        asked = ", ".join(kind for kind, weight in weights.items() if weight > 0) or "no kind"
+        fault = f"{key!r} has captions of kind {', '.join(captions)}; data.captions asks for {asked}."
+        raise BadSample(key, "other-captions", fault)
     return clean(caption)
 
 

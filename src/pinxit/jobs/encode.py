@@ -153,7 +153,7 @@ def encode_parts(
             _check_source(part, source)
         else:
             _encode_part(part, pairs, positions, codec, source, faults, told)
-        told(len(positions))
+            told(len(positions))
         done += len(positions)
 
 

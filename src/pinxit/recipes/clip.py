@@ -22,7 +22,7 @@ from pinxit.data.recolour import recolour
 from pinxit.data.sample import BadSample, Captions, Pairs, Sample, draw_caption
 from pinxit.models.clip import CLIP, SIZES, CLIPConfig
 from pinxit.objectives.contrastive import Contrastive
-from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, held_batches, hold_back, without
+from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, held_batches, hold_back
 from pinxit.text.captions import clean, key
 from pinxit.text.tokenizer import Tokenizer, frame
 from pinxit.training.loop import TrainingConfig
@@ -106,7 +106,7 @@ def build(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
     asked, data = recipe.model, recipe.data
     assert isinstance(asked, CLIPConfig)
     assert isinstance(data, CLIPDataConfig)
-    training, held = hold_back(without(pairs, data.exclude), data.validation)
+    training, held = hold_back(pairs, data.validation)
     tokenizer = train_tokenizer(training, asked.text.vocab_size, data.captions, data.tokenizer_samples)
     config = asked.with_vocabulary(tokenizer.vocab_size)
     plain = Pair(tokenizer, config.vision.size, config.text.length, data.captions)
@@ -150,7 +150,7 @@ def clip() -> Recipe:
         data=CLIPDataConfig(),
         optimizer=OptimizerConfig(lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2, warmup=200),
         training=TrainingConfig(steps=3_000, batch_size=256),
-        source=lambda recipe, context: context.pairs(recipe.data, recipe.model.vision.size),
+        learns_from=lambda recipe, context: context.pairs(recipe.data, recipe.model.vision.size),
         build=build,
     )
 

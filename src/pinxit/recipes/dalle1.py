@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from pinxit.data.augment import crop_square, moved
 from pinxit.data.images import Colour, grid, to_tensor
 from pinxit.data.recolour import recolour, recolourable
 from pinxit.data.sample import BadSample, Captions, Pairs, Sample, draw_caption
-from pinxit.errors import PinxitError
+from pinxit.errors import PinxitError, unknown
 from pinxit.jobs import encode
 from pinxit.jobs.encode import Encoded, EncodedSample
 from pinxit.models import dvae, token_transformer
@@ -37,8 +37,10 @@ from pinxit.objectives.reconstruction import RelaxedCodes, RelaxedCodesConfig
 from pinxit.progress import shown, silent
 from pinxit.recipes.clip import clip, clip_tiny, train_tokenizer
 from pinxit.recipes.pipeline import Pipeline
-from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, held_batches, hold_back, without
+from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, held_batches, hold_back
 from pinxit.systems.codec import Codec
+from pinxit.systems.dalle1 import DEFAULTS
+from pinxit.systems.system import Settings, check
 from pinxit.text.captions import clean
 from pinxit.text.tokenizer import Tokenizer, pad_per_position
 from pinxit.tokens.sampler import Choice, sample, uniforms
@@ -86,7 +88,7 @@ def build_dvae(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
     config, data = recipe.model, recipe.data
     assert isinstance(config, DVAEConfig)
     assert isinstance(data, PictureDataConfig)
-    training, held = hold_back(without(pairs, data.exclude), data.validation)
+    training, held = hold_back(pairs, data.validation)
     plain = Pixels(config.size)
     validation = held_batches(held, plain, VALIDATION_BATCH)
     examples = next(iter(validation()))["pixels"][:16] if validation else torch.empty(0, 3, 8, 8)
@@ -195,7 +197,8 @@ class TokensStage:
     def done(self, context: Context) -> bool:
         """Whether all codes are there, from this source, these settings and this dVAE."""
         try:
-            return encode.source_of(context.out) == self._said(context, self._pairs(context))
+            made_from = encode.source_of(context.out)
+            return made_from is not None and made_from == self._said(context, self._pairs(context))
         except PinxitError:
             return False
 
@@ -204,7 +207,7 @@ class TokensStage:
         world = context.world
         codec = Codec.from_checkpoint(context.model("dvae"), world.device)
         pairs = self._pairs(context)
-        versions = Versions.of(without(pairs, self.data.exclude), self.moves, self.colours, self.data.background)
+        versions = Versions.of(pairs, self.moves, self.colours, self.data.background)
         said = self._said(context, pairs)
         with shown("encoding") if world.leads else silent("encoding") as progress:
             encode.encode_parts(versions, codec, context.out, said, progress, rank=world.rank, size=world.size)
@@ -214,7 +217,10 @@ class TokensStage:
         world.wait()
 
     def _pairs(self, context: Context) -> Pairs:
-        return context.pairs(self.data, read_config(context.model("dvae"))["config"]["size"])
+        config = read_config(context.model("dvae"))
+        if config["kind"] != "dvae":
+            raise PinxitError(f"{context.model('dvae')} is a {config['kind']}, and codes are made by a dvae.")
+        return context.pairs(self.data, config["config"]["size"])
 
     def _said(self, context: Context, pairs: Pairs) -> dict[str, Any]:
         recipe = {"data": to_config(self.data), "moves": self.moves, "colours": self.colours}
@@ -320,6 +326,12 @@ class ModelStage:
     settings: ClassVar[tuple[str, ...]] = ("defaults", "licence")
     parts: ClassVar[dict[str, str]] = {"dvae": "dvae", "clip": "clip", "transformer": "transformer"}
 
+    def __post_init__(self) -> None:
+        for name in self.defaults:
+            if name not in DEFAULTS:
+                raise unknown("sampling setting of DALL·E 1", name, DEFAULTS)
+        check(1, 0, cast("Settings", self.defaults))
+
     def done(self, context: Context) -> bool:
         """Whether the folder holds these very parts and says the same of them."""
         try:
@@ -376,7 +388,7 @@ def dalle1_dvae(size: str = "small-64") -> Recipe:
         data=PictureDataConfig(),
         optimizer=OptimizerConfig(lr=3e-3, betas=(0.9, 0.99), weight_decay=0.01, warmup=100, floor=0.02),
         training=TrainingConfig(steps=10_000, batch_size=32, ema_decay=0.998, channels_last=True),
-        source=lambda recipe, context: context.pairs(recipe.data, recipe.model.size),
+        learns_from=lambda recipe, context: context.pairs(recipe.data, recipe.model.size),
         build=build_dvae,
     )
 
@@ -428,7 +440,7 @@ def dalle1_transformer(size: str = "small-64") -> Recipe:
         data=TextDataConfig(),
         optimizer=OptimizerConfig(lr=1.5e-3, betas=(0.9, 0.96), weight_decay=4.5e-2, warmup=300, clip=1.0),
         training=TrainingConfig(steps=10_000, batch_size=64, ema_decay=0.999),
-        source=lambda recipe, context: Encoded.load(context.part("tokens")),  # noqa: ARG005
+        learns_from=lambda recipe, context: Encoded.load(context.part("tokens")),  # noqa: ARG005
         build=build_transformer,
         needs=("tokens",),
     )

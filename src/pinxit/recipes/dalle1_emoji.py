@@ -31,11 +31,11 @@ from pinxit.recipes.recipe import DataConfig
 
 LICENCE = "Apache-2.0; trained on drawings under Apache-2.0 (Noto), MIT (Fluent) and CC-BY-4.0 (Twemoji)"
 
-ALLOWED = {"style": ("openmoji",)}
+SHARE_ALIKE = {"style": ("openmoji",)}
 """What nothing learns from: its share-alike licence would ride in the weights."""
 
-THINGS = {**ALLOWED, "group": ("people & body", "flags")}
-"""What the transformer learns. People, in jobs, genders and skin tones, are nearly half of all, and too fine for it."""
+NO_THINGS = {**SHARE_ALIKE, "group": ("people & body", "flags")}
+"""What the transformer does not learn: people, in jobs, genders and skin tones, are nearly half of all and too fine."""
 
 CAPTIONS = {"short": 1.0, "long": 0.6, "alt": 0.15}
 """Names, names with their style, keywords."""
@@ -115,15 +115,15 @@ def dalle1_emoji() -> Pipeline:
             "dvae": replace(
                 dvae,
                 objective=replace(dvae.objective, continuous=4_500, anneal=7_000),
-                data=PictureDataConfig(exclude=ALLOWED),
+                data=PictureDataConfig(exclude=SHARE_ALIKE),
                 training=replace(dvae.training, steps=12_000),
                 licence=LICENCE,
             ),
-            "tokens": TokensStage(name="dalle1-tokens", data=DataConfig(exclude=THINGS), moves=2, colours=2),
+            "tokens": TokensStage(name="dalle1-tokens", data=DataConfig(exclude=NO_THINGS), moves=2, colours=2),
             "clip": replace(
                 clip(),
                 model=CLIP_SIZE,
-                data=CLIPDataConfig(exclude=ALLOWED, captions={**CAPTIONS, "alt": 0.4}, recolour=0.5),
+                data=CLIPDataConfig(exclude=SHARE_ALIKE, captions={**CAPTIONS, "alt": 0.4}, recolour=0.5),
                 training=replace(clip().training, steps=1_500, batch_size=128),
                 licence=LICENCE,
             ),
@@ -157,10 +157,10 @@ def dalle1_emoji_tiny() -> Pipeline:
         summary="The recipe dalle1-emoji at 32 pixels, in a minute.",
         expected="blobs that mostly have the colour asked for",
         stages={
-            "dvae": replace(dvae, data=replace(dvae.data, exclude=ALLOWED)),
-            "tokens": replace(tokens, data=replace(tokens.data, exclude=THINGS), moves=1, colours=1),
+            "dvae": replace(dvae, data=replace(dvae.data, exclude=SHARE_ALIKE)),
+            "tokens": replace(tokens, data=replace(tokens.data, exclude=NO_THINGS), moves=1, colours=1),
             "clip": replace(
-                small_clip, data=replace(small_clip.data, exclude=ALLOWED, captions=CAPTIONS, recolour=0.5)
+                small_clip, data=replace(small_clip.data, exclude=SHARE_ALIKE, captions=CAPTIONS, recolour=0.5)
             ),
             "transformer": replace(
                 transformer,

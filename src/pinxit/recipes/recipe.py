@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -32,8 +33,20 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-FREE = ("workers", "log_every", "validate_every", "preview_every", "checkpoint_every", "tensorboard")
-"""Settings of `training` that a resumed run may change, since they do not touch the weights. Steps may grow."""
+logger = logging.getLogger(__name__)
+
+FREE = (
+    "recipe.licence",
+    "recipe.training.workers",
+    "recipe.training.log_every",
+    "recipe.training.validate_every",
+    "recipe.training.preview_every",
+    "recipe.training.checkpoint_every",
+    "recipe.training.tensorboard",
+    "data.source",  # the fingerprint tells more
+    "data.samples",
+)
+"""What a resumed run may change, since it does not touch the weights. Steps may grow."""
 
 FIXED = ("model.", "made_from.")
 """What the weights are weights of: nobody can accept that it changes under them."""
@@ -88,8 +101,11 @@ class Context:
     accept_changes: bool = False
 
     def pairs(self, data: DataConfig, size: int) -> Pairs:
-        """The pictures with captions that SRC names; those that are drawn on the fly have `size` pixels a side."""
-        return open_pairs(self.data, size=size, background=data.background)
+        """The pictures with captions that SRC names, less those to exclude.
+
+        Those that are drawn on the fly have `size` pixels a side.
+        """
+        return without(open_pairs(self.data, size=size, background=data.background), data.exclude)
 
     @property
     def source(self) -> str:
@@ -156,10 +172,10 @@ class Recipe:
     """What is learnt from and how it is varied: a `DataConfig`, or of its own kind where there are no pictures."""
     optimizer: OptimizerConfig
     training: TrainingConfig
-    source: Callable[[Any, Context], Source]
+    learns_from: Callable[[Any, Context], Source]
     """Opens what is learnt from, given this recipe (as it is after overrides) and its context."""
     build: Callable[[Any, Context, Any], Run]
-    """Puts the run together from this recipe, its context and what `source` has opened."""
+    """Puts the run together from this recipe, its context and what `learns_from` has opened."""
     licence: str = "that of the training pictures"
     """Of the weights; goes into the model's config.json."""
     needs: tuple[str, ...] = ()
@@ -176,17 +192,19 @@ class Recipe:
         """Whether `context.out` holds the finished model of this very recipe, from this source and these parts."""
         try:
             config = read_config(context.out / "model")
-            said = self._said(context, self.source(self, context))
+            if config.get("step", 0) < self.training.steps or config.get("licence") != self.licence:
+                return False
+            said = self._said(context, self.learns_from(self, context))
         except PinxitError:
             return False
-        return not differences(context.out, said) and config.get("step", 0) >= self.training.steps
+        return not differences(context.out, said)
 
     def run(self, context: Context) -> None:
         """Trains into `context.out`: recipe.json, log.jsonl, samples/, checkpoints/, model/."""
         out, world = context.out, context.world
         out.mkdir(parents=True, exist_ok=True)
         with claim(out) if world.leads else contextlib.nullcontext():
-            source = self.source(self, context)
+            source = self.learns_from(self, context)
             said = self._said(context, source)
             self._check_changes(context, differences(out, said))
             torch.manual_seed(self.training.seed)  # the first weights
@@ -287,10 +305,26 @@ class Part:
 
 
 def without(pairs: Pairs, exclude: Mapping[str, tuple[str, ...]]) -> Pairs:
-    """The pairs, less those whose meta has one of the values under the name: `{"style": ("openmoji",)}`."""
+    """The pairs, less those whose meta has one of the values under the name: `{"style": ("openmoji",)}`.
+
+    Warns of a name that no sample has: what was to be left out may be learnt from.
+    """
     if not exclude:
         return pairs
-    return Part(pairs, tuple(i for i in range(len(pairs)) if not _excluded(pairs, i, exclude)))
+    names: set[str] = set()
+    kept = []
+    for index in range(len(pairs)):
+        try:
+            meta = pairs.meta_at(index)
+        except BadSample:
+            meta = {}  # whoever reads the sample counts and names it
+        names.update(meta)
+        if not any(meta.get(name) in values for name, values in exclude.items()):
+            kept.append(index)
+    for name in sorted(exclude.keys() - names):
+        said = ", ".join(sorted(names)) or "nothing"
+        logger.warning("data.exclude.%s leaves nothing out: the samples of %s say %s.", name, pairs.name, said)
+    return Part(pairs, tuple(kept))
 
 
 def hold_back(pairs: Pairs, count: int) -> tuple[Part, Part]:
@@ -311,14 +345,6 @@ def held_batches(held: Samples, transform: Transform, batch_size: int) -> Callab
     return batches if len(held) else None
 
 
-def _excluded(pairs: Pairs, index: int, exclude: Mapping[str, tuple[str, ...]]) -> bool:
-    try:
-        meta = pairs.meta_at(index)
-    except BadSample:
-        return False  # the loader counts and names it
-    return any(meta.get(name) in values for name, values in exclude.items())
-
-
 def differences(out: Path, said: Mapping[str, Any]) -> list[str]:
     """What recipe.json in `out` says otherwise than `said`, as "key: before -> now"; what may change is left out."""
     file = out / "recipe.json"
@@ -329,12 +355,11 @@ def differences(out: Path, said: Mapping[str, Any]) -> list[str]:
     except ValueError as error:
         raise PinxitError(f"{file} cannot be read: {error}. Begin anew in another folder.") from error
     before, now = _flat(recorded), _flat({group: value for group, value in said.items() if group in recorded})
-    free = {"data.source", "data.samples", *(f"recipe.training.{name}" for name in FREE)}  # the fingerprint tells more
     changed = []
     for key in [*now, *(key for key in before if key not in now and key.partition(".")[0] in said)]:
         was, new = before.get(key), now.get(key)
         grown = key == "recipe.training.steps" and isinstance(was, int) and isinstance(new, int) and new > was
-        if was != new and key not in free and not grown:
+        if was != new and key not in FREE and not grown:
             changed.append(f"{key.removeprefix('recipe.')}: {was} -> {new}")
     return changed
 

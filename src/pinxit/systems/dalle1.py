@@ -134,8 +134,11 @@ class DALLE1(System):
         chosen = self.resolve(n, seed, settings)
         if chosen["rerank"] and self.clip is None:
             raise PinxitError(f"{self.name or 'This model'} has no CLIP, so it cannot rerank. Leave --rerank out.")
-        if chosen["negative"] and chosen["guidance"] == 1:
-            raise PinxitError("A guidance of 1 leads nowhere, so `negative` would do nothing. Raise it, to 2 say.")
+        if chosen["negative"] and chosen["guidance"] <= 1:
+            raise PinxitError(
+                f"`negative` is what guidance leads away from, which one of {chosen['guidance']:g} does not. Raise it "
+                "above 1, to 2 say."
+            )
         seeds = range(seed, seed + (chosen["rerank"] or n))
         images = self.codec.decode(self.sample([prompt] * len(seeds), seeds, chosen, given, progress))
         scores: list[float | None] = [None] * len(images)

@@ -21,8 +21,8 @@ from tqdm import tqdm
 from pinxit.systems.system import choose_device
 
 PATIENCE = timedelta(days=1)
-"""How long the processes wait for each other. The leader may encode pictures for hours while the others do nothing, and
-a process that dies is `torchrun`'s to notice."""
+"""How long the processes wait for each other. The leader alone saves and shows, and a process that dies is `torchrun`'s
+to notice."""
 
 T = TypeVar("T")
 

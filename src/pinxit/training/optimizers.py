@@ -15,17 +15,18 @@ from pinxit.errors import PinxitError
 UNDECAYED = ("embedding", "position")
 """Parameters with one of these in their name are spared weight decay."""
 
-HEAD = "head"
-"""In the name of a last layer, which stays with AdamW."""
+LAST = ("head", "projection")
+"""In the names of last layers, which stay with AdamW."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov and Hutter 2019), with a linear warm-up and a cosine down to a floor."""
+    """AdamW (Loshchilov and Hutter 2019), Muon for matrices where asked; a linear warm-up, a cosine to a floor."""
 
     lr: float
     """The highest learning rate, reached after the warm-up."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Of AdamW, as `eps`; Muon's momentum is 0.95."""
     eps: float = 1e-8
     matrices: Literal["adamw", "muon"] = "adamw"
     """What the matrices between embeddings and heads learn by: Muon (Jordan et al. 2024) makes each step orthogonal, as
@@ -66,12 +67,17 @@ def make_optimizers(
     for name, value in named:
         if value.ndim <= 1 or id(value) in embeddings or any(word in name.lower() for word in UNDECAYED):
             spared.append(value)
-        elif config.matrices == "muon" and value.ndim == 2 and HEAD not in name.lower():
+        elif config.matrices == "muon" and value.ndim == 2 and not any(word in name.lower() for word in LAST):
             matrices.append(value)
         else:
             decayed.append(value)
     made: list[torch.optim.Optimizer] = []
-    if matrices:
+    if config.matrices == "muon":
+        if not matrices:
+            raise PinxitError(
+                "optimizer.matrices is muon, but this network has no matrices between embeddings and heads: "
+                "allowed here is adamw."
+            )
         adjust = "match_rms_adamw"
         made.append(torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn=adjust))
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared, "weight_decay": 0.0}]

@@ -78,16 +78,19 @@ class State:
         for turn, optimizers in self.optimizers.items():
             learner = {value: each for each in optimizers for group in each.param_groups for value in group["params"]}
             for name, parameter in self.objective.parameters_of(turn):
-                found = {slot: slots[f"{turn}/{slot}/{name}"] for slot in SLOTS if f"{turn}/{slot}/{name}" in slots}
-                if found:
-                    learner[parameter].state[parameter] = {
-                        slot: _laid_out(value, parameter) for slot, value in found.items()
-                    }
+                optimizer = learner[parameter]
+                places = {slot: f"{turn}/{slot}/{name}" for slot in SLOTS[type(optimizer)]}
+                found = {slot: slots[place] for slot, place in places.items() if place in slots}
+                if found:  # nothing of what an optimizer of another kind remembered
+                    optimizer.state[parameter] = {slot: _laid_out(value, parameter) for slot, value in found.items()}
         return config
 
 
-SLOTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
-"""What AdamW and Muon remember of a parameter."""
+SLOTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    torch.optim.Muon: ("momentum_buffer",),
+}
+"""What each kind of optimizer remembers of a parameter."""
 
 
 def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
