@@ -154,6 +154,14 @@ def test_a_stage_by_itself_says_what_it_needs_first(dalle1_run: Path, tmp_path: 
     }
 
 
+def test_only_a_dvae_makes_codes(dalle1_run: Path, tmp_path: Path) -> None:
+    tokens = hasty_dalle1().stages["tokens"]
+    context = Context(HASTY_SOURCE, tmp_path / "tokens", parts={"dvae": str(dalle1_run / "clip")})
+    assert not tokens.done(context)
+    with pytest.raises(PinxitError, match="kind 'clip'"):
+        tokens.run(context)
+
+
 def test_a_transformer_of_another_grid_or_codebook_is_refused(dalle1_run: Path, tmp_path: Path) -> None:
     parts = {name: str(dalle1_run / name) for name in ("dvae", "tokens")}
     for setting in ("model.grid=2,4", "model.image_vocabulary=7"):

@@ -102,3 +102,7 @@ def test_sampling_settings_are_known_by_name() -> None:
     assert override(stage, ["defaults.guidance=2"]).defaults == {"guidance": 2}
     with pytest.raises(PinxitError, match=r"Did you mean defaults\.guidance\? defaults has: guidance, negative, "):
         override(stage, ["defaults.guidence=2"])
+    with pytest.raises(PinxitError, match="no sampling setting of DALL·E 1 'steps'"):
+        override(stage, ["defaults.steps=2"])
+    with pytest.raises(PinxitError, match=r"top_p is 2\.0"):
+        override(stage, ["defaults.top_p=2.0"])

@@ -1,11 +1,17 @@
 """DALL·E 1 with the paper's own sizes and settings (Ramesh et al. 2021, appendices A and B).
 
     pinxit recipes dalle1-paper
-    pinxit train dalle1-paper --data "shards/{00000..24999}.tar" --out runs/dalle1 --set transformer.model.depth=24
 
-To start from and to compare with, for who has less than 250 million pairs and a thousand GPUs. Where the paper steers
-by hand or by its hardware, the nearest plain thing stands: the transformer's learning rate follows a cosine, where the
-paper halved it whenever the loss stood still, and nothing is scaled by block, since bfloat16 does not need that.
+To read, to compare with and to take parts from. It cannot be trained as it is yet: the loop keeps all weights on every
+device, and 12 billion with their gradients and averages need 250 GB.
+
+Where the paper steers by hand or by its hardware, the nearest plain thing stands:
+
+- learning rates follow one cosine to the paper's last value, which the dVAE reaches after 1.2 million updates there and
+  the transformer by halving whenever its loss stands still;
+- gradients are clipped at 4 throughout, where the paper does so during warm-up only;
+- pictures are encoded once as they are, where the paper crops them anew each time;
+- nothing is scaled by block, since bfloat16 does not need that.
 """
 
 from __future__ import annotations
@@ -24,6 +30,7 @@ from pinxit.recipes.dalle1 import (
     dalle1_tiny,
     dalle1_tokens,
     dalle1_transformer,
+    dalle1_transformer_tiny,
 )
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.training.loop import TrainingConfig
@@ -34,26 +41,26 @@ def dalle1_paper() -> Pipeline:
     """256 pixels, 32x32 of 8,192 codes, 12 billion parameters."""
     return Pipeline(
         name="dalle1-paper",
-        summary="DALL·E 1 with the paper's sizes and settings, to start from and to compare with.",
-        hardware="64 GPUs of 16 GB for the dVAE, 1,024 for the transformer, as published",
+        summary="DALL·E 1 with the paper's sizes and settings, to compare with and to take parts from.",
+        hardware="Published: 64 GPUs of 16 GB for the dVAE, 1,024 for the transformer",
         hours=None,
         expected="not run here",
         stages={
             "dvae": replace(
                 dalle1_dvae(),
-                hardware="64 GPUs of 16 GB",
+                hardware="Published: 64 GPUs of 16 GB",
                 hours=None,
                 expected="not run here",
                 model=dvae.SIZES["paper"],
                 objective=RelaxedCodesConfig(kl_weight=6.6, kl_warmup=5_000, temperature=(1.0, 1 / 16), anneal=150_000),
-                data=PictureDataConfig(flip=False),
+                data=PictureDataConfig(),
                 optimizer=OptimizerConfig(lr=1e-4, betas=(0.9, 0.999), weight_decay=1e-4, floor=1.25e-2, clip=0.0),
                 training=TrainingConfig(steps=3_000_000, batch_size=512, ema_decay=0.999, channels_last=True),
             ),
             "tokens": dalle1_tokens(),
             "clip": replace(
                 clip(),
-                hardware="256 GPUs",
+                hardware="Published: 256 GPUs",
                 hours=None,
                 expected="not run here",
                 model=clip_model.SIZES["vit-b32"],
@@ -62,12 +69,14 @@ def dalle1_paper() -> Pipeline:
             ),
             "transformer": replace(
                 dalle1_transformer(),
-                hardware="1,024 GPUs of 16 GB",
+                hardware="Published: 1,024 GPUs of 16 GB",
                 hours=None,
                 expected="not run here",
                 model=token_transformer.SIZES["paper"],
-                data=TextDataConfig(tokenizer_samples=1_000_000),
-                optimizer=OptimizerConfig(lr=4.5e-4, betas=(0.9, 0.96), weight_decay=4.5e-2, warmup=5_000, clip=4.0),
+                data=TextDataConfig(caption_dropout=0.0, tokenizer_samples=1_000_000),
+                optimizer=OptimizerConfig(
+                    lr=4.5e-4, betas=(0.9, 0.96), weight_decay=4.5e-2, warmup=5_000, floor=1 / 32, clip=4.0
+                ),
                 training=TrainingConfig(steps=430_000, batch_size=1_024, ema_decay=0.9996),
             ),
             "model": dalle1_model(),
@@ -76,7 +85,19 @@ def dalle1_paper() -> Pipeline:
 
 
 def dalle1_paper_tiny() -> Pipeline:
-    """The same at 32 pixels, in a minute."""
+    """`dalle1-tiny` with what of the paper's settings shows in a minute: the masks, and every caption given."""
+    tiny = dalle1_tiny()
+    transformer = dalle1_transformer_tiny()
     return replace(
-        dalle1_tiny(), name="dalle1-paper-tiny", summary="The recipe dalle1-paper at 32 pixels, in a minute."
+        tiny,
+        name="dalle1-paper-tiny",
+        summary="The recipe dalle1-tiny with the paper's masks and no captions left out.",
+        stages={
+            **tiny.stages,
+            "transformer": replace(
+                transformer,
+                model=replace(transformer.model, attention="paper"),
+                data=replace(transformer.data, caption_dropout=0.0),
+            ),
+        },
     )

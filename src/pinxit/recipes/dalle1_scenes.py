@@ -75,7 +75,7 @@ def dalle1_scenes() -> Pipeline:
                 optimizer=replace(transformer.optimizer, lr=2e-3, matrices="muon"),
                 training=replace(transformer.training, steps=3_600),
             ),
-            "model": ModelStage(name="dalle1-model", defaults={"guidance": 2.0, "top_p": 0.95}),
+            "model": ModelStage(name="dalle1-model", defaults={"guidance": 2.0, "temperature": 0.8}),
         },
     )
 
