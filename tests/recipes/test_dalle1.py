@@ -158,7 +158,7 @@ def test_only_a_dvae_makes_codes(dalle1_run: Path, tmp_path: Path) -> None:
     tokens = hasty_dalle1().stages["tokens"]
     context = Context(HASTY_SOURCE, tmp_path / "tokens", parts={"dvae": str(dalle1_run / "clip")})
     assert not tokens.done(context)
-    with pytest.raises(PinxitError, match="kind 'clip'"):
+    with pytest.raises(PinxitError, match="is a clip, and codes are made by a dvae"):
         tokens.run(context)
 
 

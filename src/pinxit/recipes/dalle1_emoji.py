@@ -132,7 +132,6 @@ def dalle1_emoji() -> Pipeline:
                 model=replace(transformer.model, text_length=20),
                 objective=NextTokenConfig(keep=0.85),
                 data=TextDataConfig(captions=CAPTIONS, prompts=PROMPTS),
-                optimizer=replace(transformer.optimizer, lr=2e-3),
                 training=replace(transformer.training, steps=5_500),
                 licence=LICENCE,
             ),

@@ -72,7 +72,6 @@ def dalle1_scenes() -> Pipeline:
                 transformer,
                 model=TRANSFORMER,
                 data=TextDataConfig(captions=CAPTIONS, prompts=PROMPTS),
-                optimizer=replace(transformer.optimizer, lr=2e-3, matrices="muon"),
                 training=replace(transformer.training, steps=3_600),
             ),
             "model": ModelStage(name="dalle1-model", defaults={"guidance": 2.0, "temperature": 0.8}),
