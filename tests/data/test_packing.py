@@ -35,7 +35,9 @@ def members(shard: Path) -> list[str]:
 
 def test_a_source_comes_back_as_it_was_sorted_by_key(folder: Path, tmp_path: Path) -> None:
     source = open_pairs(str(folder))
-    assert pack(source, tmp_path / "out", per_shard=2) == 3
+    told: list[tuple[int, int]] = []
+    assert pack(source, tmp_path / "out", per_shard=2, progress=lambda *now: told.append(now)) == 3
+    assert told == [(1, 3), (2, 3), (3, 3)]
     assert members(tmp_path / "out/000000.tar") == ["a_v1.png", "a_v1.json", "b.png", "b.json"]
     assert members(tmp_path / "out/000001.tar") == ["deep/c.jpg", "deep/c.json"]
     again = open_pairs(str(tmp_path / "out"))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from tqdm import tqdm
 
 from pinxit.cli.outputs import device_option, free_path, is_picture, read_out
 from pinxit.progress import shown
@@ -46,14 +45,16 @@ def reconstruct(images: tuple[Path, ...], model: str | None, out: Path, device: 
 
     system = load(model or DEFAULT, device)
     originals, made = [], []
-    for path in tqdm(images, desc="reconstructing", disable=None, leave=False):
-        original = open_image(path)
-        after = system.reconstruct(original)[0]
-        before = fit(original, after.size)
-        likeness = round(psnr(to_tensor(before)[None], to_tensor(after)[None]).item(), 2)
-        originals.append(before)
-        settings = {"source": path.name, "psnr": likeness}
-        made.append(Picture(after, f"reconstruction of {path.name}", 0, system.name, settings))
+    with shown("reconstructing") as progress:
+        for path in images:
+            original = open_image(path)
+            after = system.reconstruct(original)[0]
+            before = fit(original, after.size)
+            likeness = round(psnr(to_tensor(before)[None], to_tensor(after)[None]).item(), 2)
+            originals.append(before)
+            settings = {"source": path.name, "psnr": likeness}
+            made.append(Picture(after, f"reconstruction of {path.name}", 0, system.name, settings))
+            progress(len(made), len(images))
     width = max(len(str(path)) for path in images)
     for path, picture in zip(images, made, strict=True):
         told = f"{path!s:<{width}}  {picture.settings['psnr']:5.2f} dB"

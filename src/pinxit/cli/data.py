@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pinxit.atomic import write_atomically
+from pinxit.progress import shown
 
 if TYPE_CHECKING:
     from pinxit.data.checking import Report, Spread
@@ -43,7 +43,9 @@ def scenes(folder: Path, number: int, size: int, seed: int, split: str, per_shar
     from pinxit.data.packing import pack
     from pinxit.data.scenes import Scenes
 
-    count = pack(Scenes(number, size=size, seed=seed, split=split), folder, per_shard=per_shard)
+    drawn = Scenes(number, size=size, seed=seed, split=split)
+    with shown("drawing") as progress:
+        count = pack(drawn, folder, per_shard=per_shard, progress=progress)
     _written(count, folder)
 
 
@@ -57,7 +59,10 @@ def emoji(folder: Path, size: int, font: Path | None, per_shard: int) -> None:
     from pinxit.data.emoji import Emoji, EmojiFont
     from pinxit.data.packing import pack_emoji
 
-    _written(pack_emoji(Emoji(size, font=EmojiFont(font)), folder, per_shard=per_shard), folder)
+    drawn = Emoji(size, font=EmojiFont(font))
+    with shown("drawing") as progress:
+        count = pack_emoji(drawn, folder, per_shard=per_shard, progress=progress)
+    _written(count, folder)
 
 
 @data.command()
@@ -71,7 +76,8 @@ def pack(src: str, folder: Path, size: int | None, per_shard: int) -> None:
     from pinxit.data.pairs import open_pairs
 
     pairs = open_pairs(src)
-    count = pack(pairs, folder, per_shard=per_shard, size=size)
+    with shown("packing") as progress:
+        count = pack(pairs, folder, per_shard=per_shard, size=size, progress=progress)
     if count < len(pairs):
         click.echo(f"{len(pairs) - count} of {len(pairs)} samples were bad and left out.", err=True)
     _written(count, folder)
@@ -82,14 +88,10 @@ def pack(src: str, folder: Path, size: int | None, per_shard: int) -> None:
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report here as well.")
 def check(src: str, json_path: Path | None) -> None:
     """Open every sample of SRC and report counts, sizes, captions and faults. Exit 1 where it is unusable."""
-    from tqdm import tqdm
-
     from pinxit.data.checking import check_source
 
-    def progress(positions: Iterable[int]) -> Iterable[int]:
-        return tqdm(positions, unit=" samples", disable=None, leave=False)  # None: only on a terminal
-
-    report = check_source(src, progress=progress)
+    with shown("checking") as progress:
+        report = check_source(src, progress=progress)
     click.echo(_told(report))
     if json_path is not None:
         write_atomically(json_path, json.dumps(dataclasses.asdict(report), indent=2, ensure_ascii=False).encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,9 @@ from pinxit.data.sample import BadSample, Pairs, Sample
 from pinxit.data.shard_index import ShardIndex, hash_shard, load_index, stored_index
 from pinxit.data.shards import Shards
 from pinxit.errors import PinxitError
+from pinxit.progress import Progress
 
 _EXAMPLES = 5
-
-Progress = Callable[[Iterable[int]], Iterable[int]]
-"""Wraps what is iterated over, as tqdm does."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ class _Tally:
         }
 
 
-def check_source(src: str, *, progress: Progress = iter) -> Report:
+def check_source(src: str, *, progress: Progress | None = None) -> Report:
     """Open every sample of SRC and report. Raises `PinxitError` only where SRC is no source at all."""
     tally = _Tally()
     paths = shard_paths(src) if src else None
@@ -117,13 +115,15 @@ def check_source(src: str, *, progress: Progress = iter) -> Report:
         pairs, shards = _check_shards(paths, src, tally)
     damaged = sum(tally.counts[reason] for reason in _DAMAGE)
     bad = 0
-    for index in progress(range(len(pairs) if pairs else 0)):
+    for index in range(len(pairs) if pairs else 0):
         assert pairs is not None
         try:
             tally.add_sample(pairs[index])
         except BadSample as fault:
             bad += 1
             tally.add_fault(fault.reason, fault.key, str(fault))
+        if progress:
+            progress(index + 1, len(pairs))
     samples = len(pairs) if pairs else 0
     return Report(
         source=src,

@@ -21,6 +21,7 @@ from pinxit.data.images import RESAMPLE, format_of
 from pinxit.data.sample import BadSample, Pairs, Sample, Stored
 from pinxit.data.shard_index import build_index, store_index
 from pinxit.errors import PinxitError
+from pinxit.progress import Progress
 
 Packed = tuple[str, Mapping[str, bytes]]
 """A key, and the content of its members by suffix."""
@@ -28,7 +29,14 @@ Packed = tuple[str, Mapping[str, bytes]]
 PER_SHARD = 1000
 
 
-def pack(pairs: Pairs, folder: Path, *, per_shard: int = PER_SHARD, size: int | None = None) -> int:
+def pack(
+    pairs: Pairs,
+    folder: Path,
+    *,
+    per_shard: int = PER_SHARD,
+    size: int | None = None,
+    progress: Progress | None = None,
+) -> int:
     """Write the good samples of a source as tar shards, sorted by key; returns how many.
 
     Stored pictures keep their bytes, unless `size` (pixels) bids to scale the shorter side down to it; those and drawn
@@ -36,7 +44,7 @@ def pack(pairs: Pairs, folder: Path, *, per_shard: int = PER_SHARD, size: int | 
     """
     with tempfile.TemporaryFile(dir=_parent(folder)) as spool:
         places: dict[str, list[tuple[str, int]]] = {}
-        for key, members in _packed(pairs, size):
+        for key, members in _packed(pairs, size, progress):
             if key in places:
                 raise PinxitError(f"Two samples of {pairs.name} would have the key {key!r} in a shard; rename one.")
             places[key] = [(suffix, spool.write(data)) for suffix, data in members.items()]
@@ -45,12 +53,14 @@ def pack(pairs: Pairs, folder: Path, *, per_shard: int = PER_SHARD, size: int | 
         return write_shards(folder, (_unspooled(spool, key, start, places[key]) for key, start in ordered), per_shard)
 
 
-def pack_emoji(emoji: Emoji, folder: Path, *, per_shard: int = PER_SHARD) -> int:
+def pack_emoji(emoji: Emoji, folder: Path, *, per_shard: int = PER_SHARD, progress: Progress | None = None) -> int:
     """Write the emoji as transparent PNG with their records as JSON, in their own order; returns how many."""
 
     def packed(index: int) -> Packed:
-        record = emoji.record(index)
-        return record["key"], {"png": _png(emoji.drawing(index)), "json": _json(record)}
+        record, drawing = emoji.record(index), _png(emoji.drawing(index))
+        if progress:
+            progress(index + 1, len(emoji))
+        return record["key"], {"png": drawing, "json": _json(record)}
 
     return write_shards(folder, map(packed, range(len(emoji))), per_shard)
 
@@ -100,7 +110,7 @@ def _write_shard(path: Path, samples: list[Packed]) -> None:
     store_index(path, index)
 
 
-def _packed(pairs: Pairs, size: int | None) -> Iterator[Packed]:
+def _packed(pairs: Pairs, size: int | None, progress: Progress | None) -> Iterator[Packed]:
     faults = Faults()
     for index in range(len(pairs)):
         faults.seen += 1
@@ -109,6 +119,8 @@ def _packed(pairs: Pairs, size: int | None) -> Iterator[Packed]:
         except BadSample as fault:
             faults.add(fault)
         faults.judge()
+        if progress:
+            progress(index + 1, len(pairs))
 
 
 def _pack_one(pairs: Pairs, index: int, size: int | None) -> Packed:
