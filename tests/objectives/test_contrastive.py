@@ -120,6 +120,7 @@ if rank == 0:
     numbers = objective.validate(batch, 0)  # the other process has no batch to validate, and is not waited for
     gradients = {name: value.grad for name, value in objective.named_parameters()}
     torch.save({"loss": loss.detach() / 2, "gradients": gradients, "numbers": numbers}, f"{folder}/out.pt")
+distributed.barrier()  # gloo's threads may abort a process that leaves the other behind
 distributed.destroy_process_group()
 """
 
