@@ -17,6 +17,7 @@ Where the paper steers by hand or by its hardware, the nearest plain thing stand
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from pinxit.models import clip as clip_model
 from pinxit.models import dvae, token_transformer
@@ -33,6 +34,7 @@ from pinxit.recipes.dalle1 import (
     dalle1_transformer_tiny,
 )
 from pinxit.recipes.pipeline import Pipeline
+from pinxit.recipes.recipe import Recipe
 from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig
 
@@ -46,11 +48,9 @@ def dalle1_paper() -> Pipeline:
         hours=None,
         expected="not run here",
         stages={
-            "dvae": replace(
+            "dvae": _published(
                 dalle1_dvae(),
-                hardware="Published: 64 GPUs of 16 GB",
-                hours=None,
-                expected="not run here",
+                "64 GPUs of 16 GB",
                 model=dvae.SIZES["paper"],
                 objective=RelaxedCodesConfig(kl_weight=6.6, kl_warmup=5_000, temperature=(1.0, 1 / 16), anneal=150_000),
                 data=PictureDataConfig(),
@@ -58,20 +58,16 @@ def dalle1_paper() -> Pipeline:
                 training=TrainingConfig(steps=3_000_000, batch_size=512, ema_decay=0.999, channels_last=True),
             ),
             "tokens": dalle1_tokens(),
-            "clip": replace(
+            "clip": _published(
                 clip(),
-                hardware="Published: 256 GPUs",
-                hours=None,
-                expected="not run here",
+                "256 GPUs",
                 model=clip_model.SIZES["vit-b32"],
                 optimizer=OptimizerConfig(lr=5e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2, warmup=2_000),
                 training=TrainingConfig(steps=390_625, batch_size=32_768),  # 32 epochs of 400 million pairs
             ),
-            "transformer": replace(
+            "transformer": _published(
                 dalle1_transformer(),
-                hardware="Published: 1,024 GPUs of 16 GB",
-                hours=None,
-                expected="not run here",
+                "1,024 GPUs of 16 GB",
                 model=token_transformer.SIZES["paper"],
                 data=TextDataConfig(caption_dropout=0.0, tokenizer_samples=1_000_000),
                 optimizer=OptimizerConfig(
@@ -82,6 +78,10 @@ def dalle1_paper() -> Pipeline:
             "model": dalle1_model(),
         },
     )
+
+
+def _published(recipe: Recipe, hardware: str, **settings: Any) -> Recipe:
+    return replace(recipe, hardware=f"Published: {hardware}", hours=None, expected="not run here", **settings)
 
 
 def dalle1_paper_tiny() -> Pipeline:
