@@ -147,5 +147,5 @@ def test_encode_tells_faults_in_one_line(model: Path, pictures: Path, tmp_path: 
         assert done.stderr.startswith("pinxit: codes holds codes of other pictures or of another codec.")
         assert done.stderr.count("\n") == 1
     done = run("encode", pictures, "--with", save_clip(tmp_path / "clip"), "--out", "new")
-    assert done.stderr == "pinxit: clip is of kind clip and has no dVAE in it. Give a model that has one.\n"
+    assert done.stderr == "pinxit: clip is of kind clip and has no codec in it. Give a model that has one.\n"
     assert not Path("new").exists()

@@ -20,6 +20,7 @@ from pinxit.data.scenes import Scenes
 from pinxit.errors import PinxitError
 from pinxit.evaluation import best_of as module
 from pinxit.evaluation.best_of import best_of, doublings
+from pinxit.evaluation.features import load_eye
 from pinxit.evaluation.fidelity import fidelity
 from pinxit.evaluation.following import follows
 from pinxit.evaluation.report import Report, evaluate
@@ -45,10 +46,14 @@ def scenes(n: int, size: int = 32) -> list[Sample]:
 
 def test_fidelity_is_the_mean_over_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     codec, pictures = make_codec(), [sample.image for sample in scenes(9)]
-    whole, reconstructions = fidelity(codec, pictures)
+    eye = load_eye()
+    whole, reconstructions = fidelity(codec, pictures, eye)
     monkeypatch.setattr("pinxit.evaluation.fidelity.BATCH", 4)
-    parts, again = fidelity(codec, pictures)
-    assert (parts.psnr, parts.ssim) == pytest.approx((whole.psnr, whole.ssim))
+    parts, again = fidelity(codec, pictures, eye)
+    assert (parts.psnr, parts.ssim, parts.perceptual) == pytest.approx((whole.psnr, whole.ssim, whole.perceptual))
+    assert parts.feature_distance == pytest.approx(whole.feature_distance)
+    assert 0 < whole.perceptual < 4
+    assert whole.feature_distance > 0
     assert [a.tobytes() for a in reconstructions] == [b.tobytes() for b in again]
     alone = [
         psnr(to_tensor(picture)[None], to_tensor(codec.reconstruct(picture)[0])[None]).item() for picture in pictures
@@ -229,7 +234,7 @@ def test_without_asks_nothing_is_followed_and_bad_samples_are_counted(system: DA
     assert told.clip is not None
     assert told.clip.texts == 9
     pictures = [fit(Plain(10)[i].image, 32) for i in range(10) if i != 4]
-    assert told.codec == fidelity(system.codec, pictures)[0]
+    assert told.codec == fidelity(system.codec, pictures, load_eye())[0]
     with pytest.raises(PinxitError, match="plain has no usable sample"):
         evaluate(system, Plain(3, bad=range(3)), source="s")
 

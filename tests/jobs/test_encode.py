@@ -72,7 +72,7 @@ def test_what_is_kept_is_what_the_codec_says(codec: Codec, tmp_path: Path) -> No
     pairs = Reads(20)
     encode.encode(pairs, codec, tmp_path, SOURCE, lambda done, total: seen.append((done, total)))
     kept = Encoded.load(tmp_path)
-    assert (len(kept), kept.grid, kept.codes) == (20, codec.grid, codec.codes)
+    assert (len(kept), kept.shape, kept.codes) == (20, codec.shape, codec.codes)
     for i in (0, 7, 8, 19):
         assert kept[i].key == pairs[i].key
         assert kept[i].captions == kept.captions_at(i) == pairs.captions_at(i)

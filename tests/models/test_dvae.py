@@ -8,7 +8,8 @@ from torch import Tensor
 from pinxit.errors import PinxitError
 from pinxit.models.dvae import DVAE, SIZES, DVAEConfig, ResidualBlock
 from pinxit.nn.logit_laplace import to_pixels
-from pinxit.objectives.reconstruction import RelaxedCodes, RelaxedCodesConfig, ramp
+from pinxit.objectives.bottlenecks import GumbelConfig, ramp
+from pinxit.objectives.reconstruction import Reconstruction, ReconstructionConfig
 
 DIRECT = DVAEConfig(size=24, codes=30, widths=(16, 32, 32), blocks=2, vector=6, gain=1 / 36)
 COSINE = DVAEConfig(size=32, codes=64, widths=(32, 64), blocks=1, vector=8, cosine=True, patch=4)
@@ -34,8 +35,8 @@ def test_the_papers_size_has_the_released_number_of_parameters() -> None:
     with torch.device("meta"):
         dvae = DVAE(SIZES["paper"])
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in dvae.named_children()}
-    logits = sum(p.numel() for p in dvae.codes.get_submodule("to_logits").parameters())
-    vectors = sum(p.numel() for p in dvae.codes.get_submodule("vectors").parameters())
+    logits = sum(p.numel() for p in dvae.quantizer.get_submodule("to_logits").parameters())
+    vectors = sum(p.numel() for p in dvae.quantizer.get_submodule("vectors").parameters())
     assert counts["encoder"] + logits == 53_786_240
     assert counts["decoder"] + vectors == 43_829_766
     assert sum(p.numel() for p in dvae.parameters()) == 53_786_240 + 43_829_766
@@ -47,8 +48,8 @@ def test_the_papers_size_turns_256_pixels_into_32x32_of_8192_codes() -> None:
     with torch.device("meta"):
         dvae = DVAE(config)
         features = dvae.features(torch.empty(1, 3, 256, 256))
-        logits = dvae.codes.logits(features)
-        mean, log_scale = dvae.decode_vectors(dvae.codes.mix(logits))
+        logits = dvae.quantizer.logits(features)
+        mean, log_scale = dvae.decode_vectors(dvae.quantizer.mix(logits))
     assert features.shape == (1, 2048, 32, 32)
     assert logits.shape == (1, 8192, 32, 32)
     assert mean.shape == log_scale.shape == (1, 3, 256, 256)
@@ -84,7 +85,7 @@ def test_other_sizes_and_shapes_pass_too(dvae: DVAE) -> None:
 def test_decoding_ids_is_decoding_one_hot_weights(dvae: DVAE) -> None:
     ids = torch.randint(dvae.config.codes, (2, 3, 4))
     one_hot = F.one_hot(ids, dvae.config.codes).permute(0, 3, 1, 2).float()
-    mean, _ = dvae.decode_vectors(dvae.codes.mix(one_hot))
+    mean, _ = dvae.decode_vectors(dvae.quantizer.mix(one_hot))
     torch.testing.assert_close(dvae.decode(ids), to_pixels(mean))
 
 
@@ -95,7 +96,7 @@ def test_encoding_takes_the_likeliest_code_and_no_chance(dvae: DVAE) -> None:
     assert torch.equal(dvae.eval().encode(pixels), ids)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(pixels, before)
-    logits = dvae.codes.logits(dvae.features(pixels))
+    logits = dvae.quantizer.logits(dvae.features(pixels))
     best = logits.max(1).values
     assert torch.equal(logits.gather(1, ids[:, None])[:, 0], best)
     assert torch.equal(dvae.reconstruct(pixels), dvae.decode(ids))
@@ -109,7 +110,7 @@ def test_a_picture_is_coded_the_same_alone_and_in_a_batch(dvae: DVAE) -> None:
 
 def test_the_layout_in_memory_does_not_matter(dvae: DVAE) -> None:
     def mixed(pixels: Tensor) -> tuple[Tensor, Tensor]:
-        return dvae.decode_vectors(dvae.codes.mix(dvae.codes.logits(dvae.features(pixels)).softmax(1)))
+        return dvae.decode_vectors(dvae.quantizer.mix(dvae.quantizer.logits(dvae.features(pixels)).softmax(1)))
 
     pixels = pictures(2, dvae.config.size)
     expected = mixed(pixels)
@@ -156,20 +157,20 @@ def test_it_learns_a_few_pictures_by_heart(cosine: bool, continuous: int, steps:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(5)
     pixels = F.interpolate(torch.rand(4, 3, 4, 4, generator=generator) * 1.8 - 0.9, size=(32, 32))
-    settings = RelaxedCodesConfig(
+    settings = GumbelConfig(
         kl_weight=0.05,
         kl_warmup=50,
         temperature=(1.0, 0.2),
         anneal=steps - continuous - 20,
         continuous=continuous,
-        least_log_scale=-1.0,
     )
-    objective = RelaxedCodes(DVAE(replace(COSINE, cosine=cosine)), settings, pixels)
+    whole = ReconstructionConfig(settings, distortion="logit-laplace", least_log_scale=-1.0)
+    objective = Reconstruction("dvae", DVAE(replace(COSINE, cosine=cosine)), whole, pixels)
     optimizer = torch.optim.AdamW(objective.parameters())
     with torch.no_grad():
         before = float(objective.validate({"pixels": pixels}, 0)["psnr"])
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = ramp(3e-3, 1e-4, step / steps)
+        optimizer.param_groups[0]["lr"] = ramp(3e-3, 1e-4, step, steps)
         optimizer.zero_grad()
         objective({"pixels": pixels}, "main", step)[0].backward()
         torch.nn.utils.clip_grad_norm_(objective.parameters(), 1.0)

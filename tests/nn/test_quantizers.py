@@ -9,7 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
-from pinxit.nn.quantizers import CosineCodes, DirectCodes, gumbel_softmax, uniform_divergence, usage
+from pinxit.nn.quantizers import (
+    Codebook,
+    CosineCodes,
+    DirectCodes,
+    Following,
+    gumbel_softmax,
+    uniform_divergence,
+    usage,
+)
 
 # Gumbel-softmax
 
@@ -119,12 +127,12 @@ def test_cosine_logits_are_scaled_cosines() -> None:
     codes = CosineCodes(5, 12, 4, scale=7.0)
     features = torch.randn(2, 5, 3, 3)
     directions = codes.to_direction(features)
-    expected = F.cosine_similarity(directions[:, None], codes.codebook_embedding[None, :, :, None, None], dim=2)
+    expected = F.cosine_similarity(directions[:, None], codes.codebook.embedding[None, :, :, None, None], dim=2)
     torch.testing.assert_close(codes.logits(features), 7.0 * expected)
     torch.testing.assert_close(codes.continuous(features), directions / directions.norm(dim=1, keepdim=True))
-    codes.codebook_embedding.data.mul_(3.0)  # only directions count
+    codes.codebook.embedding.data.mul_(3.0)  # only directions count
     torch.testing.assert_close(codes.logits(features), 7.0 * expected)
-    torch.testing.assert_close(codes.codebook.norm(dim=1), torch.ones(12))
+    torch.testing.assert_close(codes.codebook.vectors.norm(dim=1), torch.ones(12))
 
 
 def test_cosine_logits_stay_float32_under_bfloat16_autocast() -> None:
@@ -135,6 +143,37 @@ def test_cosine_logits_stay_float32_under_bfloat16_autocast() -> None:
         assert torch.equal(codes.logits(features), expected)
 
 
+# The nearest vector
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_the_nearest_vector_is_the_nearest(cosine: bool) -> None:
+    torch.manual_seed(0)
+    codebook, features = Codebook(20, 4, cosine=cosine), torch.randn(2, 4, 3, 5)
+    codebook.embedding.data.mul_(10)
+    rows = features.permute(0, 2, 3, 1).reshape(-1, 4)
+    if cosine:
+        expected = (F.normalize(rows) @ F.normalize(codebook.embedding).t()).argmax(1)
+    else:
+        expected = torch.cdist(rows, codebook.embedding).argmin(1)
+    ids = codebook.nearest(features)
+    assert ids.tolist() == expected.view(2, 3, 5).tolist()
+    vectors = codebook.look_up(ids)
+    assert vectors.shape == features.shape
+    torch.testing.assert_close(vectors[1, :, 2, 4], codebook.vectors[ids[1, 2, 4]])
+    distances, _ = codebook.nearest_to(codebook.prepare(features).permute(0, 2, 3, 1).flatten(0, 2))
+    torch.testing.assert_close(distances, (codebook.prepare(features) - vectors).square().sum(1).flatten())
+
+
+def test_the_nearest_vector_is_the_same_under_bfloat16_autocast() -> None:
+    torch.manual_seed(0)
+    codebook, features = Codebook(400, 8), torch.randn(2, 8, 6, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(codebook.nearest(features), codebook.nearest(features.clone()))
+        mixed = codebook.nearest(features)
+    assert torch.equal(mixed, codebook.nearest(features))
+
+
 # k-means
 
 
@@ -142,33 +181,51 @@ CENTRES = F.normalize(torch.randn(8, 6, generator=torch.Generator().manual_seed(
 
 
 def clustered(seed: int, spread: float = 0.02) -> Tensor:
-    """Unit directions around eight centres, b d h w."""
+    """Features around eight centres of length one, b d h w."""
     generator = torch.Generator().manual_seed(seed)
     which = torch.randint(8, (4, 8, 8), generator=generator)
     noise = torch.randn(4, 8, 8, 6, generator=generator)
-    return F.normalize(CENTRES[which] + spread * noise, dim=3).permute(0, 3, 1, 2)
+    return (CENTRES[which] + spread * noise).permute(0, 3, 1, 2)
 
 
-def test_codes_settle_on_the_clusters() -> None:
+def followers(
+    *, cosine: bool = True, decay: float = 0.9, dead: float = 0.02, codes: int = 16
+) -> tuple[Codebook, Following]:
     torch.manual_seed(0)
-    codes = CosineCodes(5, 16, 6)
-    before = (CENTRES @ codes.codebook.T).max(1).values
-    for step in range(150):
-        codes.follow(clustered(step))
-    nearest = (CENTRES @ codes.codebook.T).max(1).values
-    assert before.max() < 0.97
-    assert nearest.min() > 0.995
+    return Codebook(codes, 6, cosine=cosine), Following(codes, 6, decay=decay, dead=dead)
 
 
-def test_a_code_moves_to_the_mean_of_what_it_serves() -> None:
-    codes = CosineCodes(5, 2, 2)
-    codes.codebook_embedding.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
-    angles = torch.tensor([0.1, 0.3, 1.5]).view(1, 1, 3)
-    directions = torch.stack([angles.cos(), angles.sin()], 1)
-    codes.follow(directions, rate=1.0)
-    mean = math.atan2(math.sin(0.1) + math.sin(0.3), math.cos(0.1) + math.cos(0.3))
-    expected = torch.tensor([[math.cos(mean), math.sin(mean)], [math.cos(1.5), math.sin(1.5)]])
-    torch.testing.assert_close(codes.codebook.detach(), expected)
+@pytest.mark.parametrize("cosine", [False, True])
+def test_the_first_step_places_the_codes_on_the_clusters(cosine: bool) -> None:
+    codebook, following = followers(cosine=cosine, codes=40)
+    assert torch.cdist(CENTRES, codebook.vectors).min(1).values.max() > 0.3
+    following.update(codebook, clustered(0))
+    assert torch.cdist(CENTRES, codebook.vectors).min(1).values.max() < 0.05
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_codes_follow_clusters_that_move(cosine: bool) -> None:
+    codebook, following = followers(cosine=cosine)
+    for step in range(60):
+        following.update(codebook, clustered(step))
+    away = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(1))).Q
+    for step in range(120):
+        turned = torch.einsum("bdhw,de->behw", clustered(step), away)
+        following.update(codebook, turned)
+    assert torch.cdist(CENTRES @ away, codebook.vectors).min(1).values.max() < 0.1
+
+
+def test_a_vector_is_the_mean_of_what_it_served_with_falling_weights() -> None:
+    codebook, following = Codebook(2, 2), Following(2, 2, decay=0.75, dead=0.0)
+    first = torch.tensor([[0.0, 0.0], [1.0, 0.0], [9.0, 9.0]])
+    following.update(codebook, first.t().reshape(1, 2, 1, 3))
+    low, high = codebook.vectors.detach()[codebook.vectors[:, 1].argsort()]
+    torch.testing.assert_close(low, torch.tensor([0.5, 0.0]))
+    torch.testing.assert_close(high, torch.tensor([9.0, 9.0]))
+    following.update(codebook, torch.tensor([[2.0, 0.0], [9.0, 11.0]]).t().reshape(1, 2, 1, 2))
+    low, high = codebook.vectors.detach()[codebook.vectors[:, 1].argsort()]
+    torch.testing.assert_close(low[0], torch.tensor((0.75 * 1 + 0.25 * 2) / (0.75 * 2 + 0.25 * 1)))
+    torch.testing.assert_close(high[1], torch.tensor(0.75 * 9 + 0.25 * 11))
 
 
 def test_dead_codes_come_back_to_life() -> None:
@@ -176,73 +233,84 @@ def test_dead_codes_come_back_to_life() -> None:
     held = clustered(999)
     alive, served = {}, {}
     for dead in (0.0, 0.02):
-        torch.manual_seed(0)
-        codes = CosineCodes(5, 16, 6)
-        codes.codebook_embedding.data[4:] = lost
-        codes.codebook_embedding.data[:4] = CENTRES[:4]
+        codebook, following = followers(dead=dead)
+        following.update(codebook, clustered(998))
+        codebook.embedding.data[4:] = lost
+        codebook.embedding.data[:4] = CENTRES[:4]
+        following.sums.copy_(codebook.embedding.data * following.counts[:, None])
         for step in range(300):
-            codes.follow(clustered(step), dead=dead)
-        cosines, ids = torch.einsum("bdhw,kd->bkhw", held, codes.codebook).max(1)
-        alive[dead], served[dead] = int((torch.bincount(ids.flatten()) > 0).sum()), cosines.mean().item()
+            following.update(codebook, clustered(step))
+        distances, ids = codebook.nearest_to(codebook.prepare(held).permute(0, 2, 3, 1).flatten(0, 2))
+        alive[dead], served[dead] = int((torch.bincount(ids) > 0).sum()), distances.mean().item()
     assert alive[0.0] <= 6
     assert alive[0.02] >= 14
-    assert 1 - served[0.02] < 0.8 * (1 - served[0.0])
+    assert served[0.02] < 0.8 * served[0.0]
+
+
+def test_codes_that_learn_by_gradient_are_placed_and_restarted_but_not_moved() -> None:
+    codebook, following = followers(cosine=False, codes=8)
+    following.update(codebook, clustered(0), move=False)
+    placed = codebook.embedding.detach().clone()
+    assert torch.cdist(CENTRES, placed).min(1).values.median() < 0.05
+    for step in range(20):
+        following.update(codebook, clustered(step) + 0.05, move=False)
+    unmoved = (codebook.embedding == placed).all(1)
+    assert unmoved.sum() >= 6
+    codebook.embedding.data[3] = 50.0
+    for step in range(60):
+        following.update(codebook, clustered(step), move=False)
+    assert codebook.embedding[3].norm() < 2
 
 
 def test_following_takes_no_randomness_and_no_gradient() -> None:
-    torch.manual_seed(0)
-    a, b = CosineCodes(5, 16, 6), CosineCodes(5, 16, 6)
-    b.load_state_dict(a.state_dict())
+    (a, following_a), (b, following_b) = followers(), followers()
     state = torch.get_rng_state()
     for step in range(60):
-        a.follow(clustered(step).requires_grad_())
+        following_a.update(a, clustered(step).requires_grad_())
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(9)
     for step in range(60):
-        b.follow(clustered(step))
-    assert torch.equal(a.codebook_embedding, b.codebook_embedding)
-    assert a.codebook_embedding.requires_grad
+        following_b.update(b, clustered(step))
+    assert torch.equal(a.embedding, b.embedding)
+    assert a.embedding.requires_grad
 
 
 def test_following_is_exact_under_bfloat16_autocast() -> None:
-    torch.manual_seed(0)
-    plain, mixed = CosineCodes(5, 16, 6), CosineCodes(5, 16, 6)
-    mixed.load_state_dict(plain.state_dict())
+    (plain, following_plain), (mixed, following_mixed) = followers(), followers()
     for step in range(3):
-        plain.follow(clustered(step, 0.3))
+        following_plain.update(plain, clustered(step, 0.3))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            mixed.follow(clustered(step, 0.3))
-    assert torch.equal(plain.codebook_embedding, mixed.codebook_embedding)
+            following_mixed.update(mixed, clustered(step, 0.3))
+    assert torch.equal(plain.embedding, mixed.embedding)
 
 
 RANK = """
 import sys
 import torch
 from torch import distributed
-from pinxit.nn.quantizers import CosineCodes
+from pinxit.nn.quantizers import Codebook, Following
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
 distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-codes = CosineCodes(5, 16, 6)
-codes.load_state_dict(torch.load(f"{folder}/codes.pt"))
+codebook, following = Codebook(16, 6, cosine=True), Following(16, 6, decay=0.9, dead=0.02)
+codebook.load_state_dict(torch.load(f"{folder}/codebook.pt"))
 torch.manual_seed(rank)
-for directions in torch.load(f"{folder}/directions.pt"):
-    codes.follow(directions[rank * 2 : rank * 2 + 2])
-torch.save(codes.state_dict(), f"{folder}/out-{rank}.pt")
+for features in torch.load(f"{folder}/features.pt"):
+    following.update(codebook, features[rank * 2 : rank * 2 + 2])
+torch.save({**codebook.state_dict(), **following.state_dict()}, f"{folder}/out-{rank}.pt")
 distributed.destroy_process_group()
 """
 
 
 def test_two_processes_follow_as_one(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    codes, directions = CosineCodes(5, 16, 6), [clustered(step, 0.2) for step in range(80)]
-    torch.save(codes.state_dict(), tmp_path / "codes.pt")
-    torch.save(directions, tmp_path / "directions.pt")
+    (codebook, following), features = followers(), [clustered(step, 0.2) for step in range(80)]
+    torch.save(codebook.state_dict(), tmp_path / "codebook.pt")
+    torch.save(features, tmp_path / "features.pt")
     ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)]) for rank in range(2)]
-    for step in directions:
-        codes.follow(step)
+    for step in features:
+        following.update(codebook, step)
     assert [rank.wait(timeout=240) for rank in ranks] == [0, 0]
     one, other = (torch.load(tmp_path / f"out-{rank}.pt") for rank in range(2))
-    for name, value in codes.state_dict().items():
+    for name, value in {**codebook.state_dict(), **following.state_dict()}.items():
         assert torch.equal(one[name], other[name]), name
         torch.testing.assert_close(one[name], value, atol=1e-5, rtol=1e-5)

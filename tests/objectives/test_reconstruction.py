@@ -11,11 +11,12 @@ from pinxit.models.dvae import DVAE, DVAEConfig
 from pinxit.nn.logit_laplace import negative_log_likelihood
 from pinxit.nn.quantizers import CosineCodes, gumbel_softmax, uniform_divergence
 from pinxit.nn.similarity import psnr, ssim
-from pinxit.objectives.reconstruction import RelaxedCodes, RelaxedCodesConfig, ramp
+from pinxit.objectives.bottlenecks import Gumbel, GumbelConfig, ramp
+from pinxit.objectives.reconstruction import Reconstruction, ReconstructionConfig
 
 COSINE = DVAEConfig(size=32, codes=64, widths=(32, 64), blocks=1, vector=8, cosine=True, patch=4)
 DIRECT = replace(COSINE, cosine=False)
-PLAIN = RelaxedCodesConfig(kl_warmup=10, anneal=20)
+PLAIN = GumbelConfig(kl_warmup=10, anneal=20)
 
 
 def pictures(n: int, size: int = 32, seed: int = 1) -> Tensor:
@@ -24,30 +25,32 @@ def pictures(n: int, size: int = 32, seed: int = 1) -> Tensor:
 
 
 def objective_of(
-    settings: RelaxedCodesConfig, config: DVAEConfig = DIRECT, examples: int = 0, *, sharp: float = 0.0
-) -> RelaxedCodes:
+    settings: GumbelConfig, config: DVAEConfig = DIRECT, examples: int = 0, *, sharp: float = 0.0, floor: float = -8.0
+) -> Reconstruction:
     """`sharp` spreads the logits, so that there is a KL to speak of."""
     torch.manual_seed(0)
     dvae = DVAE(config)
     if sharp:
-        dvae.codes.get_parameter("to_logits.weight").data.mul_(sharp)
-    return RelaxedCodes(dvae, settings, pictures(examples, config.size, seed=3))
+        dvae.quantizer.get_parameter("to_logits.weight").data.mul_(sharp)
+    whole = ReconstructionConfig(settings, distortion="logit-laplace", least_log_scale=floor)
+    return Reconstruction("dvae", dvae, whole, pictures(examples, config.size, seed=3))
 
 
 # Ramps
 
 
 def test_a_ramp_is_half_a_cosine() -> None:
-    assert ramp(2.0, -4.0, 0.0) == 2.0
-    assert ramp(2.0, -4.0, 1.0) == pytest.approx(-4.0)
-    assert ramp(2.0, -4.0, 0.5) == pytest.approx(-1.0)
-    assert ramp(0.0, 1.0, 0.25) == pytest.approx((1 - math.sqrt(0.5)) / 2)
-    assert ramp(0.0, 1.0, -3.0) == 0.0
-    assert ramp(0.0, 1.0, 3.0) == pytest.approx(1.0)
+    assert ramp(2.0, -4.0, 0, 8) == 2.0
+    assert ramp(2.0, -4.0, 8, 8) == pytest.approx(-4.0)
+    assert ramp(2.0, -4.0, 4, 8) == pytest.approx(-1.0)
+    assert ramp(0.0, 1.0, 2, 8) == pytest.approx((1 - math.sqrt(0.5)) / 2)
+    assert ramp(0.0, 1.0, -3, 8) == 0.0
+    assert ramp(0.0, 1.0, 24, 8) == pytest.approx(1.0)
+    assert ramp(0.0, 1.0, 0, 0) == pytest.approx(1.0)
 
 
 def test_the_papers_schedules_are_the_defaults() -> None:
-    c = RelaxedCodesConfig()
+    c = GumbelConfig()
     assert (c.kl_weight, c.kl_warmup, c.temperature, c.anneal) == (6.6, 5_000, (1.0, 1 / 16), 150_000)
     assert c.continuous == 0
 
@@ -67,14 +70,14 @@ def test_the_weight_of_the_kl_rises_along_one(step: int, share: float) -> None:
     loss, numbers = objective({"pixels": pictures(2)}, "main", step)
     expected = share * 6.6 / 192 * numbers["kl"]
     assert numbers["kl"] > 0.5
-    torch.testing.assert_close(loss - numbers["likelihood"], expected)
+    torch.testing.assert_close(loss - numbers["distortion"], expected)
 
 
 def test_ramps_of_no_steps_are_over_at_the_first() -> None:
     objective = objective_of(replace(PLAIN, kl_warmup=0, anneal=0), sharp=10)
-    loss, numbers = objective({"pixels": pictures(2)}, "main", 1)
+    loss, numbers = objective({"pixels": pictures(2)}, "main", 0)
     assert numbers["temperature"] == pytest.approx(1 / 16)
-    torch.testing.assert_close(loss - numbers["likelihood"], 6.6 / 192 * numbers["kl"])
+    torch.testing.assert_close(loss - numbers["distortion"], 6.6 / 192 * numbers["kl"])
 
 
 # The ELBO
@@ -88,14 +91,14 @@ def test_the_loss_is_the_negative_elbo_over_the_number_of_values() -> None:
     torch.manual_seed(7)
     dvae = objective.network
     assert isinstance(dvae, DVAE)
-    logits = dvae.codes.logits(dvae.features(pixels))
-    mean, log_scale = dvae.decode_vectors(dvae.codes.mix(gumbel_softmax(logits, 1 / 16)))
+    logits = dvae.quantizer.logits(dvae.features(pixels))
+    mean, log_scale = dvae.decode_vectors(dvae.quantizer.mix(gumbel_softmax(logits, 1 / 16)))
     reconstruction = negative_log_likelihood(pixels, mean, log_scale).sum((1, 2, 3))
     divergence = uniform_divergence(logits).sum((1, 2))
     elbo = -reconstruction - 6.6 * divergence
     torch.testing.assert_close(loss, -(elbo / (3 * 32 * 32)).mean())
     torch.testing.assert_close(numbers["kl"], divergence.mean() / 16)  # nats a place
-    torch.testing.assert_close(numbers["likelihood"], reconstruction.mean() / (3 * 32 * 32))
+    torch.testing.assert_close(numbers["distortion"], reconstruction.mean() / (3 * 32 * 32))
 
 
 def test_at_256_pixels_and_32x32_codes_the_mean_kl_weighs_beta_over_192() -> None:
@@ -103,7 +106,7 @@ def test_at_256_pixels_and_32x32_codes_the_mean_kl_weighs_beta_over_192() -> Non
     objective = objective_of(replace(PLAIN, kl_weight=6.6), config, sharp=10)
     loss, numbers = objective({"pixels": pictures(1, 256)}, "main", 10)
     assert config.grid == 32
-    torch.testing.assert_close(loss - numbers["likelihood"], 6.6 / 192 * numbers["kl"])
+    torch.testing.assert_close(loss - numbers["distortion"], 6.6 / 192 * numbers["kl"])
 
 
 @pytest.mark.parametrize(("size", "ratio"), [(32, 1 / 192), (64, 1 / 192)])
@@ -114,12 +117,12 @@ def test_the_gradient_of_the_kl_weighs_as_much(size: int, ratio: float) -> None:
         objective = objective_of(replace(PLAIN, kl_weight=beta), replace(DIRECT, size=size), sharp=10)
         torch.manual_seed(1)
         objective({"pixels": pixels}, "main", 10)[0].backward()
-        gradients.append(objective.network.get_parameter("codes.to_logits.weight").grad)
+        gradients.append(objective.network.get_parameter("quantizer.to_logits.weight").grad)
     objective = objective_of(PLAIN, replace(DIRECT, size=size), sharp=10)
     dvae = objective.network
     assert isinstance(dvae, DVAE)
-    uniform_divergence(dvae.codes.logits(dvae.features(pixels))).mean().backward()  # type: ignore[no-untyped-call]
-    expected = dvae.get_parameter("codes.to_logits.weight").grad
+    uniform_divergence(dvae.quantizer.logits(dvae.features(pixels))).mean().backward()  # type: ignore[no-untyped-call]
+    expected = dvae.get_parameter("quantizer.to_logits.weight").grad
     assert gradients[0] is not None
     assert gradients[1] is not None
     assert expected is not None
@@ -142,7 +145,7 @@ def test_a_heavy_kl_drives_the_codes_to_the_uniform_prior_and_none_does_not(beta
 
 
 def test_the_scale_has_a_floor() -> None:
-    objective, pixels = objective_of(replace(PLAIN, least_log_scale=-0.5)), pictures(2)
+    objective, pixels = objective_of(PLAIN, floor=-0.5), pictures(2)
     dvae = objective.network
     assert isinstance(dvae, DVAE)
     bias = dvae.decoder[-2].bias
@@ -151,11 +154,11 @@ def test_the_scale_has_a_floor() -> None:
     torch.manual_seed(7)
     _, numbers = objective({"pixels": pixels}, "main", 20)
     torch.manual_seed(7)
-    logits = dvae.codes.logits(dvae.features(pixels))
-    mean, log_scale = dvae.decode_vectors(dvae.codes.mix(gumbel_softmax(logits, 1 / 16)))
+    logits = dvae.quantizer.logits(dvae.features(pixels))
+    mean, log_scale = dvae.decode_vectors(dvae.quantizer.mix(gumbel_softmax(logits, 1 / 16)))
     assert log_scale.max() < -0.5
     expected = negative_log_likelihood(pixels, mean, torch.full_like(log_scale, -0.5)).mean()
-    torch.testing.assert_close(numbers["likelihood"], expected)
+    torch.testing.assert_close(numbers["distortion"], expected)
 
 
 @pytest.mark.parametrize("config", [DIRECT, COSINE], ids=["direct", "cosine"])
@@ -184,35 +187,40 @@ def test_it_is_float32_under_bfloat16_autocast() -> None:
 
 def test_codes_are_drawn_only_after_the_continuous_steps() -> None:
     objective = objective_of(replace(PLAIN, continuous=3), COSINE)
-    codes = objective.network.get_submodule("codes")
+    codes = objective.network.get_submodule("quantizer")
     assert isinstance(codes, CosineCodes)
     for step in range(5):
-        before = codes.codebook_embedding.detach().clone()
+        before = codes.codebook.embedding.detach().clone()
         objective.zero_grad()
-        loss, numbers = objective({"pixels": pictures(4)}, "main", step)
+        loss, numbers = objective({"pixels": pictures(4, seed=step)}, "main", step)
         loss.backward()
         drawn = step >= 3
         assert ("kl" in numbers) == ("temperature" in numbers) == drawn
-        assert int(codes.updates) == min(step + 1, 3)  # k-means moves the codebook before, gradients after
-        assert torch.equal(codes.codebook_embedding, before) == drawn
+        following = objective.bottleneck.get_submodule("following.quantizer")
+        assert int(following.get_buffer("updates")) == min(
+            step + 1, 3
+        )  # k-means moves the codebook before, gradients after
+        assert torch.equal(codes.codebook.embedding, before) == drawn
         grads = {name: value.grad for name, value in objective.named_parameters()}
         assert all(grad is not None for grad in grads.values())  # processes wait for one of every parameter
-        moved = grads["network.codes.codebook_embedding"]
+        moved = grads["network.quantizer.codebook.embedding"]
         assert moved is not None
         assert moved.any() == drawn
-    assert ramp(1.0, 1 / 16, 1 / 20) == pytest.approx(float(numbers["temperature"]))  # ramps begin with the codes
+    assert ramp(1.0, 1 / 16, 1, 20) == pytest.approx(float(numbers["temperature"]))  # ramps begin with the codes
 
 
 def test_the_continuous_steps_bring_codebook_and_directions_together() -> None:
     torch.manual_seed(0)
     objective = objective_of(replace(PLAIN, continuous=1_000), COSINE)
-    codes, batch = objective.network.get_submodule("codes"), {"pixels": pictures(8)}
+    dvae, batch = objective.network, {"pixels": pictures(8)}
+    assert isinstance(dvae, DVAE)
+    codes = dvae.quantizer
     assert isinstance(codes, CosineCodes)
 
     def served() -> float:
         with torch.no_grad():
-            directions = codes.continuous(objective.dvae.features(batch["pixels"]))
-            return float(torch.einsum("bdhw,kd->bkhw", directions, codes.codebook).max(1).values.mean())
+            directions = codes.continuous(dvae.features(batch["pixels"]))
+            return float(torch.einsum("bdhw,kd->bkhw", directions, codes.codebook.vectors).max(1).values.mean())
 
     before = served()
     for step in range(40):
@@ -225,10 +233,12 @@ def test_directions_carry_noise_of_the_size_set() -> None:
     features, found = torch.randn(8, 64, 16, 16), []
     for noise in (0.0, 0.1):
         objective = objective_of(replace(PLAIN, continuous=1, noise=noise), COSINE)
-        codes = objective.network.get_submodule("codes")
+        codes = objective.network.get_submodule("quantizer")
         assert isinstance(codes, CosineCodes)
         clean = codes.continuous(features)
-        noisy = objective._directions(features)
+        bottleneck = objective.bottleneck
+        assert isinstance(bottleneck, Gumbel)
+        noisy = bottleneck("quantizer", codes, features, 0, 1).vectors
         torch.testing.assert_close(noisy.norm(dim=1), torch.ones(8, 16, 16))
         found.append((noisy - clean).norm(dim=1).mean().item())
     assert found[0] < 1e-6
@@ -236,9 +246,8 @@ def test_directions_carry_noise_of_the_size_set() -> None:
 
 
 def test_direct_codes_have_no_continuous_phase() -> None:
-    objective = objective_of(replace(PLAIN, continuous=5), DIRECT)
-    with pytest.raises(PinxitError, match=r"Only cosine codes .* 5 steps .* objective\.continuous=0"):
-        objective({"pixels": pictures(1)}, "main", 0)
+    with pytest.raises(PinxitError, match=r"Only cosine codes .* 5 steps .* objective\.bottleneck\.continuous=0"):
+        objective_of(replace(PLAIN, continuous=5), DIRECT)
 
 
 # What it tells

@@ -1,14 +1,15 @@
 """Our dVAE beside OpenAI's: the published layout as plain functions, and the package DALL-E where it is installed."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pinxit.checkpoints import from_openai
 from pinxit.models.dvae import DVAE, SIZES, DVAEConfig
 
 # OpenAI's proportions, four groups of two blocks, at a quarter of the width.
@@ -88,27 +89,10 @@ def random_weights(side: str, config: DVAEConfig = CONFIG) -> dict[str, Tensor]:
     return weights
 
 
-def our_name(side: str, name: str) -> str:
-    """One of OpenAI's names -> ours, where blocks, pools and convolutions stand in one sequence."""
-    name = re.sub(r"\.w$", ".weight", re.sub(r"\.b$", ".bias", name))
-    encoder = side == "encoder"
-    name = name.replace("blocks.input.", "encoder.1." if encoder else "codes.vectors.")
-    name = name.replace("blocks.output.conv.", "codes.to_logits." if encoder else "decoder.12.")
-    found = re.match(r"blocks\.group_(\d)\.block_(\d)\.(.+)", name)
-    if not found:
-        return name
-    number, block, rest = int(found[1]), int(found[2]), found[3]
-    rest = rest.replace("id_path.", "skip.")
-    rest = re.sub(r"res_path\.conv_(\d)\.", lambda conv: f"path.{2 * int(conv[1]) - 1}.", rest)
-    place = 3 * (number - 1) + (block - 1) + (2 if encoder else 0)  # two blocks and a pool to a group
-    return f"{side}.{place}.{rest}"
-
-
 def ours(encoder: Weights, decoder: Weights) -> DVAE:
-    dvae = DVAE(CONFIG).eval().requires_grad_(False)
-    state = {our_name("encoder", name): value for name, value in encoder.items()}
-    state |= {our_name("decoder", name): value for name, value in decoder.items()}
-    assert len(state) == len(encoder) + len(decoder)
+    _, config, state = from_openai.dvae(encoder, decoder, size=32)
+    assert config == CONFIG
+    dvae = DVAE(config).eval().requires_grad_(False)
     dvae.load_state_dict(state)
     return dvae
 
@@ -128,11 +112,11 @@ def one_hot(ids: Tensor) -> Tensor:
 def compare(dvae: DVAE, logits: Tensor, channels: Tensor, drawn: Tensor) -> None:
     """Against what the other gives for the same pictures, and for their codes."""
     pixels = 2 * pictures() - 1
-    torch.testing.assert_close(dvae.codes.logits(dvae.features(pixels)), logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(dvae.quantizer.logits(dvae.features(pixels)), logits, atol=1e-5, rtol=1e-5)
     ids = logits.argmax(1)
     assert torch.equal(dvae.encode(pixels), ids)
     assert len(set(ids.flatten().tolist())) > 5
-    mean, log_scale = dvae.decode_vectors(dvae.codes.look_up(ids))
+    mean, log_scale = dvae.decode_vectors(dvae.quantizer.look_up(ids))
     torch.testing.assert_close(torch.cat([mean, log_scale], 1), channels, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close((dvae.reconstruct(pixels) + 1) / 2, drawn, atol=1e-5, rtol=0.0)
 
@@ -152,10 +136,11 @@ def test_names_and_shapes_at_the_papers_size_are_the_released_ones() -> None:
     with torch.device("meta"):
         state = DVAE(config).state_dict()
     released = {}
-    for side in ("encoder", "decoder"):
+    sides: tuple[Literal["encoder"], Literal["decoder"]] = ("encoder", "decoder")
+    for side in sides:
         for name, shape in shapes(side, config).items():
-            released[our_name(side, f"{name}.w")] = shape
-            released[our_name(side, f"{name}.b")] = shape[:1]
+            released[from_openai.our_name(side, f"{name}.w", 4)] = shape
+            released[from_openai.our_name(side, f"{name}.b", 4)] = shape[:1]
     assert {name: tuple(value.shape) for name, value in state.items()} == released
     assert config.gain == 1 / 64
 
@@ -186,5 +171,5 @@ def test_the_gain_belongs_to_the_layout() -> None:
     other = DVAE(replace(CONFIG, gain=1 / 4**2)).requires_grad_(False)
     other.load_state_dict(dvae.state_dict())
     pixels = 2 * pictures() - 1
-    difference = other.codes.logits(other.features(pixels)) - dvae.codes.logits(dvae.features(pixels))
+    difference = other.quantizer.logits(other.features(pixels)) - dvae.quantizer.logits(dvae.features(pixels))
     assert difference.abs().max() > 0.1

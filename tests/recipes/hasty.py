@@ -11,5 +11,5 @@ def hasty_dalle1() -> Pipeline:
     """The pipeline dalle1-tiny with a few steps a stage."""
     steps = {"dvae": 6, "clip": 3, "transformer": 4}
     settings = [f"{stage}.training.{name}" for stage in steps for name in (f"steps={steps[stage]}", "batch_size=8")]
-    settings += ["dvae.objective.continuous=3", "clip.data.validation=6", "transformer.data.validation=6"]
+    settings += ["dvae.objective.bottleneck.continuous=3", "clip.data.validation=6", "transformer.data.validation=6"]
     return override(dalle1_tiny(), [*settings, "dvae.data.validation=6"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from pinxit.data.sample import Sample
 from pinxit.errors import PinxitError
 from pinxit.jobs.encode import Encoded, EncodedSample
 from pinxit.recipes.catalogue import RECIPES
-from pinxit.recipes.dalle1 import Pixels, Stream, TokensStage, Versions, dalle1_dvae_tiny, dalle1_tiny
+from pinxit.recipes.dalle1 import Stream, TokensStage, Versions, dalle1_tiny
 from pinxit.recipes.overrides import override
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Context, Recipe
@@ -196,20 +195,6 @@ def test_every_recipe_says_what_it_costs_and_takes_settings(name: str) -> None:
         assert (transformer.model.grid, transformer.model.image_vocabulary) == (grid, dvae.model.codes)
 
 
-def test_pixels_are_cropped_flipped_and_recoloured_by_the_generator() -> None:
-    sample = open_pairs("scenes:1", size=48)[0]
-    plain = Pixels(32)(sample, np.random.default_rng(0))["pixels"]
-    assert plain.shape == (3, 32, 32)
-    assert torch.equal(plain, Pixels(32)(sample, np.random.default_rng(1))["pixels"])
-    flipped = [Pixels(32, flip=True)(sample, np.random.default_rng(seed))["pixels"] for seed in range(20)]
-    assert {torch.equal(pixels, plain) for pixels in flipped} == {True, False}
-    assert all(torch.equal(pixels, plain) or torch.equal(pixels, plain.flip(2)) for pixels in flipped)
-    varied = Pixels(32, crop=0.8, flip=True, recolour=1.0)
-    one, again, other = (varied(sample, np.random.default_rng(seed))["pixels"] for seed in (3, 3, 4))
-    assert torch.equal(one, again)
-    assert not torch.equal(one, other)
-
-
 class Coloured:
     """Four samples, of which only two can be recoloured."""
 
@@ -266,15 +251,6 @@ def test_a_stream_holds_text_with_pads_and_codes() -> None:
     assert 60 < sum(empty) < 140
     spelt = {tuple(replace(stream, bpe_dropout=0.5)(sample, np.random.default_rng(seed))["text"]) for seed in range(20)}
     assert len(spelt) > 5
-
-
-@pytest.mark.slow
-def test_the_tiny_dvae_uses_its_codes_and_keeps_what_is_there(tmp_path: Path) -> None:
-    dalle1_dvae_tiny().run(Context("scenes:2000", tmp_path))
-    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    last = [row for row in rows if "validation/psnr" in row][-1]
-    assert last["validation/psnr"] > 20
-    assert last["validation/codes_used"] > 0.7
 
 
 @pytest.mark.slow

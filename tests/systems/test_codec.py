@@ -30,7 +30,7 @@ def test_pictures_become_codes_as_the_network_has_them(codec: Codec, pictures: l
     ids = codec.encode(pictures)
     assert (ids.shape, ids.dtype) == ((5, *codec.grid), torch.int64)
     pixels = torch.stack([to_tensor(fit(picture, 32)) for picture in pictures])
-    assert (ids == codec.dvae.encode(pixels)).all()
+    assert (ids == codec.autoencoder.encode(pixels)).all()
     assert (codec.encode(pictures[2]) == ids[2:3]).all()
 
 
@@ -38,7 +38,7 @@ def test_codes_become_pictures_in_the_codecs_size(codec: Codec, pictures: list[I
     ids = codec.encode(pictures)
     made = codec.decode(ids)
     assert [picture.size for picture in made] == [(32, 32)] * 5
-    assert made[1].tobytes() == to_pil(codec.dvae.decode(ids[1:2])[0]).tobytes()
+    assert made[1].tobytes() == to_pil(codec.autoencoder.decode(ids[1:2])[0]).tobytes()
     assert [a.tobytes() for a in codec.reconstruct(pictures)] == [b.tobytes() for b in made]
     assert len({picture.tobytes() for picture in made}) > 1
 
@@ -77,7 +77,7 @@ def test_a_codec_loads_also_in_half_precision(codec: Codec, pictures: list[Image
     assert (loaded.name, loaded.fingerprint) == ("mine", codec.fingerprint)
     assert (loaded.encode(pictures) == codec.encode(pictures)).all()
     half = load_codec(save_codec(codec, tmp_path / "half", torch.float16), "cpu")
-    assert next(half.dvae.parameters()).dtype == torch.float32
+    assert next(half.network.parameters()).dtype == torch.float32
     assert (half.encode(pictures) == codec.encode(pictures)).float().mean() > 0.9
     with pytest.raises(PinxitError, match=r"mine \(kind dvae\) cannot generate\. Systems that can: dalle1"):
         loaded.generate("a red star")
@@ -90,7 +90,7 @@ def test_the_codec_of_a_larger_system_is_found_inside_it(tmp_path: Path) -> None
     clip = make_clip(make_tokenizer())
     config = {"kind": "clip", "config": to_config(clip.clip.config)}
     save_checkpoint(tmp_path / "clip", config, {"clip": clip.clip}, tokenizer=clip.tokenizer.to_json())
-    with pytest.raises(PinxitError, match="clip is of kind clip and has no dVAE in it"):
+    with pytest.raises(PinxitError, match="clip is of kind clip and has no codec in it"):
         load_codec(tmp_path / "clip", "cpu")
 
 

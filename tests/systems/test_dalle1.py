@@ -242,7 +242,7 @@ def test_half_precision_weights_are_computed_with_in_float32(system: DALLE1, tmp
     loaded = pinxit.load(save_dalle1(system, tmp_path / "half", torch.float16), device="cpu")
     assert isinstance(loaded, DALLE1)
     assert loaded.clip is not None
-    for network in (loaded.transformer, loaded.codec.dvae, loaded.clip.clip):
+    for network in (loaded.transformer, loaded.codec.network, loaded.clip.clip):
         assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
         assert not any(parameter.requires_grad for parameter in network.parameters())
     text, image = torch.from_numpy(system.tokenize([PROMPT])), torch.zeros(1, 16, dtype=torch.int64)

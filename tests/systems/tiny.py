@@ -37,7 +37,7 @@ def make_transformer(tokenizer: Tokenizer, codec: Codec) -> TokenTransformer:
     config = replace(
         token_transformer.SIZES["tiny-32"],
         text_vocabulary=tokenizer.vocab_size,
-        image_vocabulary=codec.codes,
+        image_vocabulary=codec.codes or 0,
         grid=codec.grid,
     )
     network = TokenTransformer(config)
@@ -59,8 +59,8 @@ def make_dalle1(*, with_clip: bool = True) -> DALLE1:
 
 
 def save_codec(codec: Codec, folder: Path, dtype: torch.dtype | None = None) -> Path:
-    config = {"kind": "dvae", "config": to_config(codec.dvae.config)}
-    save_checkpoint(folder, config, {"dvae": codec.dvae}, dtype=dtype)
+    config = {"kind": "dvae", "config": to_config(codec.network.config)}
+    save_checkpoint(folder, config, {"dvae": codec.network}, dtype=dtype)
     return folder
 
 

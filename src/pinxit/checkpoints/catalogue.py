@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,13 @@ def find(name: str | Path) -> Found:
     """
     text = str(name)
     if text.startswith("hf:"):
-        return Found(text, _fetch(text))
+        folder = fetch(text, HUB_FILES)
+        if not (folder / "config.json").is_file():
+            raise PinxitError(
+                f"{text.removeprefix('hf:')!r} on the hub is no pinxit checkpoint: it has no config.json. "
+                "`pinxit convert` reads public weights of other layouts."
+            )
+        return Found(text, folder)
     if text in shipped():
         return Found(text, shipped()[text])
     folder = Path(name).expanduser()
@@ -55,14 +62,13 @@ def find(name: str | Path) -> Found:
     raise PinxitError(f"{text!r} is no checkpoint: it holds neither config.json nor model/config.json.{hint}")
 
 
-def _fetch(address: str) -> Path:
+def fetch(address: str, files: Sequence[str]) -> Path:
+    """The folder with the files of `hf:owner/name[@revision]` whose names are like one of `files`."""
     repository, _, revision = address.removeprefix("hf:").partition("@")
     try:
-        folder = huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=HUB_FILES)
+        folder = huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=list(files))
     except (hub_errors.HFValidationError, OSError) as fault:  # every other fault of the hub's is an OSError
         raise PinxitError(_explain(fault, repository, revision)) from None
-    if not (Path(folder) / "config.json").is_file():
-        raise PinxitError(f"{repository!r} on the hub is no pinxit checkpoint: it has no config.json.")
     return Path(folder)
 
 

@@ -111,5 +111,6 @@ def encode(src: str, model: str | None, out: Path, device: str | None) -> None:
     if made["skipped"]:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(made["skipped"].items()))
         click.echo(f"skipped {sum(made['skipped'].values())} of {len(pairs)} ({reasons})", err=True)
-    rows, columns = codec.grid
-    click.echo(f"{made['samples']} pictures as {rows}x{columns} of {codec.codes} codes: {out}")
+    shape = "x".join(map(str, codec.shape))
+    what = "numbers" if codec.codes is None else f"of {codec.codes} codes"
+    click.echo(f"{made['samples']} pictures as {shape} {what}: {out}")

@@ -25,16 +25,20 @@ from pinxit.progress import shown
 @click.option("--temperature", type=click.FloatRange(0), metavar="T")
 @click.option("--top-k", type=click.IntRange(1), metavar="K")
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), metavar="P")
+@click.option("--features", metavar="MODEL", help="What tells how alike pictures look: a CLIP, LPIPS.")
 @click.option(
     "--json", "path", type=click.Path(path_type=Path, dir_okay=False), metavar="PATH", help="Write everything there."
 )
 @device_option
-def evaluate(model: str, src: str, n: int, seed: int, path: Path | None, device: str | None, **asked: Any) -> None:
+def evaluate(
+    model: str, src: str, n: int, seed: int, features: str | None, path: Path | None, device: str | None, **asked: Any
+) -> None:
     """Measure MODEL on pictures that it was not trained on.
 
-    A codec: PSNR, SSIM and the use of its codes. A CLIP: recall at 1 and 5. DALL-E 1: both, and on scenes, such as
-    scenes:1000:held-in, the share of drawn pictures that show what was asked, by category, beside that of the real
-    pictures and of their reconstructions: what the codec loses, the transformer cannot draw.
+    A codec: PSNR, SSIM, how far reconstructions look and lie from the pictures, and the use of its codes. A CLIP:
+    recall at 1 and 5. DALL-E 1: both, and on scenes, such as scenes:1000:held-in, the share of drawn pictures that show
+    what was asked, by category, beside that of the real pictures and of their reconstructions: what the codec loses,
+    the transformer cannot draw.
 
     Candidate i of prompt j has the seed S + 1024 j + i.
     """
@@ -45,7 +49,9 @@ def evaluate(model: str, src: str, n: int, seed: int, path: Path | None, device:
     system = load(model, device)
     pairs = open_pairs(src, size=report.picture_size(system))
     settings: Any = {name: value for name, value in asked.items() if value is not None}
-    measured = report.evaluate(system, pairs, source=src, n=n, seed=seed, settings=settings, watch=shown)
+    measured = report.evaluate(
+        system, pairs, source=src, n=n, seed=seed, settings=settings, features=features, watch=shown
+    )
     click.echo(measured.table())
     if path is not None:
         write_atomically(path, (json.dumps(measured.to_json(), indent=1, ensure_ascii=False) + "\n").encode())

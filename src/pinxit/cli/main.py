@@ -30,6 +30,7 @@ VERBS = {
     "encode": Verb("pinxit.cli.codec:encode", "Turn pictures into codes, once, and keep them."),
     "evaluate": Verb("pinxit.cli.evaluate:evaluate", "Measure a model on pictures with captions."),
     "data": Verb("pinxit.cli.data:data", "Make, check and pack pictures with captions."),
+    "convert": Verb("pinxit.cli.convert:convert", "Turn public weights into a checkpoint."),
     "models": Verb("pinxit.cli.models:models", "List the models that come with the package."),
     "show": Verb("pinxit.cli.models:show", "Tell what a model is, or how a picture was made."),
 }

@@ -14,6 +14,7 @@ from pinxit.data.sample import BadSample, Pairs, Sample
 from pinxit.data.scene_world import Ask
 from pinxit.errors import PinxitError
 from pinxit.evaluation.best_of import BestOf, best_of
+from pinxit.evaluation.features import load_eye
 from pinxit.evaluation.fidelity import Fidelity, fidelity
 from pinxit.evaluation.retrieval import Retrieval, retrieval
 from pinxit.progress import Progress, silent
@@ -80,13 +81,15 @@ def evaluate(
     n: int = 1000,
     seed: int = 0,
     settings: Settings | None = None,
+    features: str | None = None,
     watch: Callable[[str], AbstractContextManager[Progress]] = silent,
 ) -> Report:
     """Measures a system on at most n samples, spread evenly over all.
 
     A codec: how well it reconstructs. A CLIP: recall. DALL·E 1: both of its parts, and of scenes, whose samples say
     what was asked, whether what it draws shows that. `settings` are those of sampling. Raises PinxitError for a system
-    of another kind, a setting that it does not take, and a source without usable samples. `watch` shows how far it is.
+    of another kind, a setting that it does not take, and a source without usable samples. `features` names what tells
+    how alike pictures look (`evaluation.features`). `watch` shows how far it is.
     """
     codec, clip = parts(system)
     resolved = system.resolve(1, seed, settings or Settings())
@@ -94,7 +97,7 @@ def evaluate(
         samples, skipped = _read(pairs, n, picture_size(system), progress)
     pictures = [sample.image for sample in samples]
     captions = [_caption(sample) for sample in samples]
-    kept, reconstructions = fidelity(codec, pictures) if codec else (None, [])
+    kept, reconstructions = fidelity(codec, pictures, load_eye(features)) if codec else (None, [])
     followed = None
     if isinstance(system, DALLE1) and all("ask" in sample.meta for sample in samples):
         prompts = [(text, Ask.from_json(sample.meta["ask"])) for text, sample in zip(captions, samples, strict=True)]
@@ -124,7 +127,7 @@ def parts(system: System) -> tuple[Codec | None, CLIPSystem | None]:
     if isinstance(system, CLIPSystem):
         return None, system
     raise PinxitError(
-        f"{system.name or 'A model'} of kind {system.kind} cannot be evaluated. Kinds that can: clip, dalle1, dvae."
+        f"{system.name or 'A model'} of kind {system.kind} cannot be evaluated. What can: a codec, clip, dalle1."
     )
 
 

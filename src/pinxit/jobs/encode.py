@@ -1,8 +1,8 @@
 """Turning pictures into codes once and keeping them: what `pinxit encode` writes and priors train on.
 
-A folder of parts, `part-00000/` and so on, each with `codes.safetensors` (int32 b n), `samples.jsonl` (key, captions)
-and `config.json`, and a `config.json` of its own, which is written last and says that all are there, how many samples
-they hold and how many were skipped for which reason.
+A folder of parts, `part-00000/` and so on, each with `codes.safetensors` (b n: int32 ids, or float16 latents),
+`samples.jsonl` (key, captions) and `config.json`, and a `config.json` of its own, which is written last and says that
+all are there, how many samples they hold and how many were skipped for which reason.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """The codes of a picture, int64 n, with its captions."""
+    """The codes of a picture, int64 or float32 n, with its captions."""
 
     key: str
-    codes: np.ndarray[tuple[int], np.dtype[np.int64]]
+    codes: npt.NDArray[np.int64] | npt.NDArray[np.float32]
     captions: Captions
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Encoded pictures with their captions, by position; all in memory, as n * 4 bytes a picture allow."""
+    """Encoded pictures with their captions, by position; all in memory, as at most n * 4 bytes a picture allow."""
 
-    ids: npt.NDArray[np.int32]
+    values: npt.NDArray[np.int32] | npt.NDArray[np.float16]
     """The codes of all pictures, m n."""
     keys: Sequence[str]
     captions: Sequence[Captions]
-    grid: tuple[int, int]
-    """Rows and columns of codes."""
-    codes: int
-    """k, how many codes there are."""
+    shape: tuple[int, ...]
+    """Of the codes of a picture, as the codec has it."""
+    codes: int | None
+    """k, how many codes there are; None where they are numbers."""
     fingerprint: str
     """Of the pictures."""
 
@@ -67,17 +67,18 @@ class Encoded:
         if config["kind"] != KIND:
             raise PinxitError(f"{folder} holds {config['kind']!r}, not codes. Make them with `pinxit encode`.")
         parts = [_part(folder, number) for number in range(config["parts"])]
-        ids = np.concatenate([read_tensors(part, "codes")["codes"].numpy() for part in parts])
+        values = np.concatenate([read_tensors(part, "codes")["codes"].numpy() for part in parts])
         rows = [json.loads(line) for part in parts for line in _lines(part)]
         captions = [{kind: tuple(texts) for kind, texts in row["captions"].items()} for row in rows]
         keys, source = [row["key"] for row in rows], config["source"]["data"]["fingerprint"]
-        return cls(ids, keys, captions, tuple(config["grid"]), config["codes"], source)
+        return cls(values, keys, captions, tuple(config["shape"]), config["codes"], source)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, index: int) -> EncodedSample:
-        return EncodedSample(self.keys[index], self.ids[index].astype(np.int64), self.captions[index])
+        codes = self.values[index].astype(np.float32 if self.codes is None else np.int64)
+        return EncodedSample(self.keys[index], codes, self.captions[index])
 
     def captions_at(self, index: int) -> Captions:
         """The captions alone."""
@@ -101,7 +102,7 @@ class Encoded:
     def _some(self, positions: Sequence[int]) -> Encoded:
         return replace(
             self,
-            ids=self.ids[list(positions)],
+            values=self.values[list(positions)],
             keys=[self.keys[i] for i in positions],
             captions=[self.captions[i] for i in positions],
         )
@@ -165,7 +166,7 @@ def conclude(pairs: Pairs, codec: Codec, folder: Path, source: Mapping[str, Any]
         raise PinxitError(f"{pairs.name} has no picture that could be encoded. `pinxit data check` says why.")
     skipped: Counter[str] = sum((Counter(config["skipped"]) for config in made), Counter())
     config = {"kind": KIND, "source": dict(source), "samples": samples, "skipped": dict(skipped), "parts": len(made)}
-    write_config(folder, {**config, "grid": list(codec.grid), "codes": codec.codes})
+    write_config(folder, {**config, "shape": list(codec.shape), "codes": codec.codes})
 
 
 def _encode_part(
@@ -178,17 +179,18 @@ def _encode_part(
     told: Callable[[int], None],
 ) -> None:
     before = Counter(faults.reasons)
-    codes = [torch.empty(0, codec.grid[0] * codec.grid[1], dtype=torch.int64)]
+    kept = torch.float16 if codec.codes is None else torch.int32
+    codes = [torch.empty(0, math.prod(codec.shape), dtype=kept)]
     rows = []
     samples = _good(pairs, positions, codec.size, faults)
     while batch := list(itertools.islice(samples, BATCH)):
-        codes.append(codec.encode([sample.image for sample in batch]).flatten(1).cpu())
+        codes.append(codec.encode([sample.image for sample in batch]).flatten(1).to("cpu", kept))
         rows += [{"key": sample.key, "captions": sample.captions} for sample in batch]
         told(len(rows))
     config = {"kind": f"{KIND}-part", "source": dict(source), "samples": len(rows)}
     with replace_folder(part) as partial:
         write_config(partial, {**config, "skipped": dict(faults.reasons - before)})
-        write_tensors(partial, "codes", {"codes": torch.cat(codes).to(torch.int32)})
+        write_tensors(partial, "codes", {"codes": torch.cat(codes)})
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (partial / "samples.jsonl").write_text(text, encoding="utf-8")
 

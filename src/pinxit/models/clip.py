@@ -86,13 +86,17 @@ class VisionTower(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pixels b 3 h w -> b d."""
+        embedding: Tensor = self.projection(self.norm_after(self.transformer(self.embed(pixels))[:, 0]))
+        return embedding
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels b 3 h w -> what the blocks are given, the class token and then the patches, b 1+n d."""
         if pixels.shape[1:] != (3, self.size, self.size):
             raise ValueError(f"expected pixels b 3 {self.size} {self.size}, got {tuple(pixels.shape)}")
         x = self.patches(pixels).flatten(2).transpose(1, 2)  # b n d
         class_token = self.class_token.to(x.dtype).expand(len(x), 1, -1)
-        x = self.norm_before(torch.cat([class_token, x], dim=1) + self.positions)
-        embedding: Tensor = self.projection(self.norm_after(self.transformer(x)[:, 0]))
-        return embedding
+        out: Tensor = self.norm_before(torch.cat([class_token, x], dim=1) + self.positions)
+        return out
 
 
 class TextTower(nn.Module):

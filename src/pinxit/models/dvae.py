@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 from pinxit.errors import PinxitError
+from pinxit.models.autoencoder import Bottleneck
 from pinxit.nn.logit_laplace import to_pixels, to_unit
 from pinxit.nn.quantizers import CosineCodes, DirectCodes
 
@@ -106,7 +108,7 @@ class DVAE(nn.Module):
             )
         self.encoder.append(nn.ReLU())
 
-        self.codes: DirectCodes | CosineCodes = (CosineCodes if config.cosine else DirectCodes)(
+        self.quantizer: DirectCodes | CosineCodes = (CosineCodes if config.cosine else DirectCodes)(
             widths[-1], config.codes, config.vector
         )
 
@@ -119,6 +121,39 @@ class DVAE(nn.Module):
             )
         self.decoder.extend([nn.ReLU(), nn.Conv2d(widths[0], 2 * folded, 1), nn.PixelShuffle(config.patch)])
         self._initialize()
+
+    @property
+    def size(self) -> int:
+        """Side of the pictures it is trained on, in pixels."""
+        return self.config.size
+
+    @property
+    def factor(self) -> int:
+        """Pixels of a picture's side per code."""
+        return self.config.factor
+
+    @property
+    def codes(self) -> int:
+        """k, the size of the codebook."""
+        return self.config.codes
+
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        """h w of a picture of `size`."""
+        return self.config.grid, self.config.grid
+
+    def quantizers(self) -> Mapping[str, nn.Module]:
+        """The one."""
+        return {"quantizer": self.quantizer}
+
+    def through(self, pixels: Tensor, bottleneck: Bottleneck) -> Tensor:
+        """Pixels b 3 h w in [-1, 1] -> mean and log scale of the logit-Laplace, b 6 h w, past the bottleneck."""
+        out: Tensor = self.decoder(bottleneck("quantizer", self.features(pixels)))
+        return out
+
+    def to_pixels(self, output: Tensor) -> Tensor:
+        """Mean and log scale b 6 h w -> the likeliest pixels b 3 h w in [-1, 1]."""
+        return to_pixels(output[:, :3])
 
     def features(self, pixels: Tensor) -> Tensor:
         """Pixels b 3 h w in [-1, 1] -> what the codes are told from, b c h' w'. h and w are multiples of the factor."""
@@ -134,15 +169,22 @@ class DVAE(nn.Module):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels b 3 h w in [-1, 1] -> the likeliest codes, int64 b h' w'."""
-        return self.codes.logits(self.features(pixels)).argmax(1)
+        return self.quantizer.logits(self.features(pixels)).argmax(1)
 
     def decode(self, ids: Tensor) -> Tensor:
         """Codes b h' w' -> pixels b 3 h w in [-1, 1]."""
-        return to_pixels(self.decode_vectors(self.codes.look_up(ids))[0])
+        return to_pixels(self.decode_vectors(self.quantizer.look_up(ids))[0])
 
     def reconstruct(self, pixels: Tensor) -> Tensor:
         """Pixels b 3 h w in [-1, 1] -> the same pictures through the codes."""
         return self.decode(self.encode(pixels))
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight of the last convolution."""
+        weight = self.decoder[-2].weight
+        assert isinstance(weight, nn.Parameter)
+        return weight
 
     def _initialize(self) -> None:
         """Normal weights of variance 1 / fan-in and zero biases, as OpenAI's release has them."""

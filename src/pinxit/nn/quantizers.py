@@ -62,71 +62,146 @@ class DirectCodes(nn.Module):
         return (F.embedding(ids, self.vectors.weight[:, :, 0, 0].t()) + self.vectors.bias).permute(0, 3, 1, 2)
 
 
+class Codebook(nn.Module):
+    """k vectors, of which every feature takes the nearest (van den Oord et al. 2017, equations 1 and 2).
+
+    With `cosine`, features and vectors are told apart by their directions alone (Yu et al. 2021, section 3.2).
+    """
+
+    def __init__(self, codes: int, dimensions: int, *, cosine: bool = False) -> None:
+        super().__init__()
+        self.cosine = cosine
+        first = F.normalize(torch.randn(codes, dimensions), dim=1)
+        self.embedding = nn.Parameter(first if cosine else first / codes)
+
+    @property
+    def vectors(self) -> Tensor:
+        """k d; unit rows where only directions count."""
+        return F.normalize(self.embedding, dim=1) if self.cosine else self.embedding
+
+    def prepare(self, features: Tensor) -> Tensor:
+        """b d h w -> the same in float32, as the vectors are: of unit length where only directions count."""
+        return F.normalize(features.float(), dim=1) if self.cosine else features.float()
+
+    def nearest(self, features: Tensor) -> Tensor:
+        """b d h w -> ids, int64 b h w."""
+        return self.nearest_to(self.prepare(features).movedim(1, -1).flatten(0, 2))[1].view(
+            features.shape[0], *features.shape[2:]
+        )
+
+    def nearest_to(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Prepared rows m d -> squared distances to the nearest vectors and their ids, m each."""
+        with torch.autocast(rows.device.type, enabled=False):  # bfloat16 cannot tell neighbouring codes apart
+            vectors = self.vectors
+            distances, ids = torch.addmm(vectors.square().sum(1), rows, vectors.t(), alpha=-2).min(1)
+            return distances + rows.square().sum(1), ids
+
+    def look_up(self, ids: Tensor) -> Tensor:
+        """b h w -> b d h w."""
+        return self.vectors[ids].permute(0, 3, 1, 2)
+
+
 class CosineCodes(nn.Module):
     """Codes as directions in a space of few dimensions: logits are scaled cosines (Yu et al. 2021, section 3.2).
 
     Codes that are many and free tend to be left unused when training is short. These few-dimensional ones can be placed
-    by k-means before they are relied upon: `continuous` lets the decoder learn from the directions themselves while
-    `follow` moves the codebook onto them.
+    by k-means (`Following`) before they are relied upon, while the decoder learns from the directions themselves.
     """
 
     def __init__(self, features: int, codes: int, dimensions: int, scale: float = 40.0) -> None:
         super().__init__()
         self.to_direction = nn.Conv2d(features, dimensions, 1)
-        self.codebook_embedding = nn.Parameter(F.normalize(torch.randn(codes, dimensions), dim=1))
+        self.codebook = Codebook(codes, dimensions, cosine=True)
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
-        self.register_buffer("seen", torch.ones(codes))
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
-        self.seen: Tensor
-        self.updates: Tensor
-
-    @property
-    def codebook(self) -> Tensor:
-        """Unit rows, k d."""
-        return F.normalize(self.codebook_embedding, dim=1)
 
     def continuous(self, features: Tensor) -> Tensor:
         """b c h w -> unit directions b d h w, in float32."""
-        return F.normalize(self.to_direction(features).float(), dim=1)
+        return self.codebook.prepare(self.to_direction(features))
 
     def logits(self, features: Tensor) -> Tensor:
         """b c h w -> b k h w, in float32."""
         with torch.autocast(features.device.type, enabled=False):
-            cosines = self.continuous(features.float()).permute(0, 2, 3, 1) @ self.codebook.t()
+            cosines = self.continuous(features.float()).permute(0, 2, 3, 1) @ self.codebook.vectors.t()
             return (cosines * self.log_scale.exp()).permute(0, 3, 1, 2)
 
     def mix(self, weights: Tensor) -> Tensor:
         """Weights of the codes, b k h w -> b d h w."""
-        return (weights.permute(0, 2, 3, 1) @ self.codebook).permute(0, 3, 1, 2)
+        return (weights.permute(0, 2, 3, 1) @ self.codebook.vectors).permute(0, 3, 1, 2)
 
     def look_up(self, ids: Tensor) -> Tensor:
         """b h w -> b d h w."""
-        return self.codebook[ids].permute(0, 3, 1, 2)
+        return self.codebook.look_up(ids)
+
+
+class Following(nn.Module):
+    """Moves a codebook onto the features it is asked for: k-means that forgets, the same on all processes.
+
+    A code's vector is the mean of what it served, with weights that fall by `decay` a step (van den Oord et al. 2017,
+    appendix A.1). The first step places all codes by k-means over what it is given. Codes that serve less than `dead`
+    of an even share restart at features that are badly served.
+    """
+
+    def __init__(self, codes: int, dimensions: int, *, decay: float, dead: float) -> None:
+        super().__init__()
+        self.decay, self.dead = decay, dead
+        self.register_buffer("counts", torch.zeros(codes))
+        self.register_buffer("sums", torch.zeros(codes, dimensions))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.counts: Tensor
+        self.sums: Tensor
+        self.updates: Tensor
 
     @torch.no_grad()
-    def follow(self, directions: Tensor, rate: float = 0.1, memory: float = 0.98, dead: float = 0.02) -> None:
-        """A step of spherical k-means towards `directions` (b d h w), the same on all processes.
-
-        Codes seen less often than `dead` of an even share restart at directions that are badly served.
-        """
-        z = _gather(directions.detach().float().permute(0, 2, 3, 1).reshape(-1, directions.shape[1]))
-        with torch.autocast(z.device.type, enabled=False):  # bfloat16 cannot tell neighbouring codes apart
-            cosines, ids = (z @ self.codebook.t()).max(1)
-        counts = torch.bincount(ids, minlength=len(self.seen)).float()
-        sums = torch.zeros_like(self.codebook_embedding).index_add_(0, ids, z)
-        means = sums / counts.clamp_min(1)[:, None]
-        moved = F.normalize(torch.lerp(self.codebook, means, rate), dim=1)
-        self.codebook_embedding.copy_(torch.where(counts[:, None] > 0, moved, self.codebook))
-
-        share = len(z) / len(self.seen)
-        self.seen.lerp_(counts, 1 - memory)
-        unused = (self.seen < dead * share).nonzero()[:, 0]
+    def update(self, codebook: Codebook, features: Tensor, *, move: bool = True) -> None:
+        """A step towards `features`, b d h w. Without `move` codes are placed and restarted, but not moved."""
+        rows = _gather(codebook.prepare(features.detach()).movedim(1, -1).flatten(0, 2))  # m d
         generator = torch.Generator().manual_seed(int(self.updates))
-        worst = cosines.argsort()[: max(len(unused), len(z) // 8)]
+        if self.updates == 0:
+            place(codebook, rows, generator)
+        distances, counts, sums = served(codebook, rows)
+        first = self.updates == 0
+        self.counts.lerp_(counts, 1.0 if first else 1 - self.decay)
+        self.sums.lerp_(sums, 1.0 if first else 1 - self.decay)
+        if move:
+            set_to_means(codebook, self.counts, self.sums)
+
+        share = len(rows) / len(self.counts)
+        unused = (self.counts < self.dead * share).nonzero()[:, 0]
+        worst = distances.argsort(descending=True)[: max(len(unused), len(rows) // 8)]
         chosen = worst[torch.randperm(len(worst), generator=generator).to(worst.device)][: len(unused)]
-        self.codebook_embedding[unused[: len(chosen)]] = z[chosen]
-        self.seen[unused[: len(chosen)]] = share
+        restarted = unused[: len(chosen)]
+        codebook.embedding[restarted] = rows[chosen]
+        self.counts[restarted] = share
+        self.sums[restarted] = rows[chosen] * share
         self.updates += 1
+
+
+@torch.no_grad()
+def place(codebook: Codebook, rows: Tensor, generator: torch.Generator, rounds: int = 10) -> None:
+    """k-means over prepared rows, m d, from some of them. A code that serves none restarts at the worst served row."""
+    k = len(codebook.embedding)
+    chosen = torch.randperm(len(rows), generator=generator)[:k] if len(rows) >= k else torch.arange(k) % len(rows)
+    codebook.embedding.copy_(rows[chosen.to(rows.device)])
+    for _ in range(rounds):
+        distances, counts, sums = served(codebook, rows)
+        set_to_means(codebook, counts, sums)
+        empty = (counts == 0).nonzero()[:, 0][: len(rows)]
+        codebook.embedding[empty] = rows[distances.argsort(descending=True)[: len(empty)]]
+
+
+def served(codebook: Codebook, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each row's squared distance to its code, m; each code's number of rows, k, and their sum, k d."""
+    distances, ids = codebook.nearest_to(rows)
+    counts = torch.bincount(ids, minlength=len(codebook.embedding)).float()
+    return distances, counts, torch.zeros_like(codebook.embedding).index_add_(0, ids, rows)
+
+
+def set_to_means(codebook: Codebook, counts: Tensor, sums: Tensor) -> None:
+    """Every vector to the mean of what it served; those that served nothing stay."""
+    means = sums / counts.clamp_min(1e-12)[:, None]
+    if codebook.cosine:
+        means = F.normalize(means, dim=1)
+    codebook.embedding.copy_(torch.where(counts[:, None] > 1e-6, means, codebook.embedding))
 
 
 def _gather(rows: Tensor) -> Tensor:

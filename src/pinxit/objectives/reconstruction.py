@@ -1,130 +1,154 @@
-"""Learning discrete codes by reconstruction: the ELBO of the dVAE (Ramesh et al. 2021, section 2.1, appendix A.2)."""
+"""Learning codes by reconstruction: a distortion of pictures that have passed a bottleneck, and what that costs."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 from pinxit.data.images import grid, to_pil
-from pinxit.errors import PinxitError
-from pinxit.nn.logit_laplace import negative_log_likelihood, to_pixels
-from pinxit.nn.quantizers import CosineCodes, DirectCodes, gumbel_softmax, uniform_divergence, usage
+from pinxit.models.autoencoder import Trainable
+from pinxit.nn.logit_laplace import negative_log_likelihood
+from pinxit.nn.quantizers import usage
 from pinxit.nn.similarity import psnr, ssim
+from pinxit.objectives.bottlenecks import BottleneckConfig, bottleneck
 from pinxit.objectives.objective import Batch, Numbers, Objective
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""Two batches of pictures b 3 h w in [-1, 1] -> how far apart each pair looks, b."""
 
 
 @dataclass(frozen=True)
-class RelaxedCodesConfig:
-    """How the codes are relaxed, and what they cost. All ramps are half cosines, as the paper found necessary."""
+class ReconstructionConfig:
+    """What counts as alike, and how codes are learnt."""
 
-    kl_weight: float = 6.6
-    """beta: weight of the KL to the uniform prior, against a likelihood summed over pixels."""
-    kl_warmup: int = 5_000
-    """Steps over which beta rises from zero, once codes are drawn."""
-    temperature: tuple[float, float] = (1.0, 1 / 16)
-    """Of the Gumbel-softmax, at first and at last."""
-    anneal: int = 150_000
-    """Steps from the first temperature to the last."""
-    continuous: int = 0
-    """Steps before codes are drawn at all: the decoder learns from directions while k-means places the codebook."""
-    noise: float = 0.1
-    """Size of the noise on those directions, of length 1."""
+    bottleneck: BottleneckConfig
+    distortion: Literal["l1", "l2", "gaussian", "logit-laplace"] = "l2"
+    """A mean over values: of absolute or squared differences; or of the negative log likelihood in nats, Gaussian with
+    the likeliest variance (the optimal sigma-VAE of Rybkin et al. 2021) or logit-Laplace (Ramesh et al. 2021)."""
+    perceptual: float = 0.0
+    """The weight of a learnt distance, beside it."""
     least_log_scale: float = -8.0
-    """Floor of the likelihood's log scale: flat areas would otherwise be worth any certainty."""
+    """Floor of the logit-Laplace's log scale: flat areas would otherwise be worth any certainty."""
 
 
-class CodeNetwork(Protocol):
-    """What the objective needs of a dVAE (`models.dvae.DVAE`)."""
+@dataclass(frozen=True)
+class Reconstructed:
+    """What one pass has made of a batch."""
 
-    codes: DirectCodes | CosineCodes
-
-    def features(self, pixels: Tensor) -> Tensor: ...
-
-    def decode_vectors(self, vectors: Tensor) -> tuple[Tensor, Tensor]: ...
-
-    def encode(self, pixels: Tensor) -> Tensor: ...
-
-    def decode(self, ids: Tensor) -> Tensor: ...
+    pixels: Tensor
+    """b 3 h w in [-1, 1] or about that."""
+    distortion: Tensor
+    """With the learnt distance, where there is one."""
+    penalty: Tensor
+    """What the bottleneck costs."""
+    numbers: dict[str, Tensor | float]
 
 
-class RelaxedCodes(Objective):
-    """Negative ELBO per pixel and channel, with codes drawn from a Gumbel-softmax.
+class Reconstruction(Objective):
+    """Distortion plus the bottleneck's penalty; the negative ELBO per pixel and channel where both are in nats.
 
-    The likelihood is a mean over b * 3 * h * w values, so the KL, a sum over the places of the code grid, is divided by
+    A likelihood is a mean over b * 3 * h * w values, so a KL, a sum over the places of the code grid, is divided by
     3 * h * w as well: at 256 pixels and 32x32 codes, a mean KL per place would be weighted by beta / 192.
     """
 
-    def __init__(self, network: nn.Module, config: RelaxedCodesConfig, examples: Tensor) -> None:
-        """`network` is a CodeNetwork. `examples`, pixels b 3 h w, are drawn with their reconstructions as a preview."""
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        config: ReconstructionConfig,
+        examples: Tensor,
+        distance: nn.Module | None = None,
+    ) -> None:
+        """`network` is `Trainable`, and `name` what its checkpoint calls it; `distance` is a `Distance`.
+
+        `examples`, pixels b 3 h w, are drawn with their reconstructions as a preview.
+        """
         super().__init__()
+        self.name = name
         self.network = network
         self.config = config
+        self.bottleneck = bottleneck(config.bottleneck, self.codec.quantizers())
+        self.distance = distance.requires_grad_(False) if distance is not None else None
         self.register_buffer("examples", examples, persistent=False)
         self.examples: Tensor
-        self.counts = torch.zeros(int(network.config.codes), dtype=torch.int64)  # type: ignore[union-attr, arg-type]
+        self.counts = torch.zeros(self.codec.codes or 0, dtype=torch.int64)
         """How often validation has met each code."""
 
     @property
-    def dvae(self) -> CodeNetwork:
+    def codec(self) -> Trainable:
         """The network by what it can do."""
-        return self.network  # type: ignore[return-value]
+        return cast("Trainable", self.network)
 
     def networks(self) -> Mapping[str, nn.Module]:
-        """The network as `dvae`."""
-        return {"dvae": self.network}
+        """The one network."""
+        return {self.name: self.network}
 
     def loss(self, batch: Batch, turn: str, step: int) -> tuple[Tensor, Numbers]:  # noqa: ARG002
         """`batch["pixels"]` b 3 h w in [-1, 1]."""
-        pixels, c = batch["pixels"], self.config
-        step = step - c.continuous
-        features = self.dvae.features(pixels)
-        if step < 0:
-            vectors, kl = self._directions(features), features.new_zeros(())
-            numbers: dict[str, Tensor | float] = {}
-        else:
-            logits = self.dvae.codes.logits(features)
-            temperature = ramp(*c.temperature, step / max(c.anneal, 1))
-            vectors = self.dvae.codes.mix(gumbel_softmax(logits, temperature))
-            kl = uniform_divergence(logits).mean()
-            numbers = {"temperature": temperature, "kl": kl}
-        mean, log_scale = self.dvae.decode_vectors(vectors)
-        likelihood = negative_log_likelihood(pixels, mean, log_scale.float().clamp_min(c.least_log_scale)).mean()
-        per_value = features.shape[2] * features.shape[3] / pixels[0].numel()
-        beta = ramp(0.0, c.kl_weight, step / max(c.kl_warmup, 1))
-        numbers |= {"likelihood": likelihood, "psnr": psnr(to_pixels(mean.detach()), pixels).mean()}
-        return likelihood + beta * per_value * kl, numbers
+        made = self.reconstruct(batch["pixels"], step)
+        return made.distortion + made.penalty, made.numbers
 
-    def _directions(self, features: Tensor) -> Tensor:
-        codes = self.dvae.codes
-        if not isinstance(codes, CosineCodes):
-            raise PinxitError(
-                f"Only cosine codes have a continuous phase, of {self.config.continuous} steps here: set "
-                "model.cosine=true or objective.continuous=0."
-            )
-        directions = codes.continuous(features)
-        codes.follow(directions)
-        noise = torch.randn_like(directions) * directions.shape[1] ** -0.5
-        noisy = F.normalize(directions + self.config.noise * noise, dim=1)
-        # Codebook and scale take no part yet; processes that average gradients expect one from every parameter.
-        return noisy + 0.0 * (codes.codebook_embedding.sum() + codes.log_scale)
+    def reconstruct(self, pixels: Tensor, step: int) -> Reconstructed:
+        """Pictures past the bottleneck, with what that costs."""
+        quantizers = self.codec.quantizers()
+        numbers: dict[str, Tensor | float] = {}
+        penalties: list[Tensor] = []
+
+        def passing(name: str, features: Tensor) -> Tensor:
+            passed = self.bottleneck(name, quantizers.get(name), features, step, pixels[0].numel())
+            prefix = f"{name}_" if len(quantizers) > 1 else ""
+            numbers.update({f"{prefix}{key}": value for key, value in passed.numbers.items()})
+            penalties.append(passed.penalty)
+            vectors: Tensor = passed.vectors
+            return vectors
+
+        output = self.codec.through(pixels, passing)
+        made = self.codec.to_pixels(output)
+        distortion = self._distortion(output.float(), pixels)
+        numbers |= {"distortion": distortion.detach(), "psnr": psnr(made.detach(), pixels).mean()}
+        if self.distance is not None:
+            far = self.distance(made, pixels).mean()
+            numbers["perceptual"] = far.detach()
+            distortion = distortion + self.config.perceptual * far
+        return Reconstructed(made, distortion, torch.stack(penalties).sum(), numbers)
+
+    def _distortion(self, output: Tensor, pixels: Tensor) -> Tensor:
+        match self.config.distortion:
+            case "l1":
+                return (output - pixels).abs().mean()
+            case "l2":
+                return (output - pixels).square().mean()
+            case "gaussian":
+                return 0.5 * (output - pixels).square().mean().clamp_min(1e-8).log()
+            case "logit-laplace":
+                mean, log_scale = output.chunk(2, 1)
+                log_scale = log_scale.clamp_min(self.config.least_log_scale)
+                return negative_log_likelihood(pixels, mean, log_scale).mean()
 
     def validate(self, batch: Batch, step: int) -> Numbers:  # noqa: ARG002
-        """Of reconstructions from hard codes: PSNR in dB and SSIM. `conclude` tells how the codebook is used."""
+        """Of reconstructions from hard codes: PSNR in dB, SSIM and, where it is learnt by, the learnt distance.
+
+        `conclude` tells how the codebook is used.
+        """
         pixels = batch["pixels"]
-        ids = self.dvae.encode(pixels)
-        reconstructed = self.dvae.decode(ids)
-        self.counts += torch.bincount(ids.reshape(-1).cpu(), minlength=len(self.counts))
-        return {"psnr": psnr(reconstructed, pixels).mean(), "ssim": ssim(reconstructed, pixels).mean()}
+        codes = self.codec.encode(pixels)
+        made = self.codec.decode(codes).clamp(-1, 1)
+        if len(self.counts):
+            self.counts += torch.bincount(codes.reshape(-1).cpu(), minlength=len(self.counts))
+        numbers: dict[str, Tensor | float] = {"psnr": psnr(made, pixels).mean(), "ssim": ssim(made, pixels).mean()}
+        if self.distance is not None:
+            numbers["perceptual"] = self.distance(made, pixels).mean()
+        return numbers
 
     def conclude(self, gather: Callable[[Tensor], list[Tensor]]) -> Numbers:
         """The share of the codes that occurred at all, and their perplexity as a share."""
+        if not len(self.counts):
+            return {}
         used, perplexity = usage(torch.stack(gather(self.counts)).sum(0))
         self.counts.zero_()
         return {"codes_used": used, "code_perplexity": perplexity}
@@ -135,12 +159,6 @@ class RelaxedCodes(Objective):
             return None
         columns = min(8, len(self.examples))
         examples = self.examples[: len(self.examples) // columns * columns]
-        drawn = self.dvae.decode(self.dvae.encode(examples))
+        drawn = self.codec.decode(self.codec.encode(examples))
         rows = [rows[i : i + columns] for i in range(0, len(drawn), columns) for rows in (examples, drawn)]
         return grid([to_pil(picture) for row in rows for picture in row], columns)
-
-
-def ramp(first: float, last: float, progress: float) -> float:
-    """A half cosine from `first` to `last` as `progress` goes from 0 to 1; constant outside."""
-    share = 0.5 * (1 - math.cos(math.pi * min(max(progress, 0.0), 1.0)))
-    return first + (last - first) * share

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pinxit.errors import unknown
-from pinxit.recipes import dalle1, dalle1_emoji, dalle1_paper, dalle1_scenes
+from pinxit.recipes import codecs, dalle1, dalle1_emoji, dalle1_paper, dalle1_scenes, palette
 from pinxit.recipes.clip import clip, clip_tiny
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Recipe, Stage
@@ -13,6 +13,20 @@ from pinxit.recipes.recipe import Recipe, Stage
 RECIPES: dict[str, Callable[[], Recipe | Pipeline | Stage]] = {
     "clip": clip,
     "clip-tiny": clip_tiny,
+    "palette": palette.palette,
+    "palette-tiny": palette.palette_tiny,
+    "vae": codecs.vae_recipe,
+    "vae-tiny": codecs.vae_tiny,
+    "kl": codecs.kl,
+    "kl-tiny": codecs.kl_tiny,
+    "vqvae": codecs.vqvae_recipe,
+    "vqvae-tiny": codecs.vqvae_tiny,
+    "vqvae2": codecs.vqvae2,
+    "vqvae2-tiny": codecs.vqvae2_tiny,
+    "vqgan": codecs.vqgan_recipe,
+    "vqgan-tiny": codecs.vqgan_tiny,
+    "vqgan-gumbel": codecs.vqgan_gumbel,
+    "vqgan-gumbel-tiny": codecs.vqgan_gumbel_tiny,
     "dalle1": dalle1.dalle1,
     "dalle1-tiny": dalle1.dalle1_tiny,
     "dalle1-emoji": dalle1_emoji.dalle1_emoji,
@@ -21,8 +35,8 @@ RECIPES: dict[str, Callable[[], Recipe | Pipeline | Stage]] = {
     "dalle1-scenes-tiny": dalle1_scenes.dalle1_scenes_tiny,
     "dalle1-paper": dalle1_paper.dalle1_paper,
     "dalle1-paper-tiny": dalle1_paper.dalle1_paper_tiny,
-    "dalle1-dvae": dalle1.dalle1_dvae,
-    "dalle1-dvae-tiny": dalle1.dalle1_dvae_tiny,
+    "dalle1-dvae": codecs.dalle1_dvae,
+    "dalle1-dvae-tiny": codecs.dalle1_dvae_tiny,
     "dalle1-tokens": dalle1.dalle1_tokens,
     "dalle1-tokens-tiny": dalle1.dalle1_tokens_tiny,
     "dalle1-transformer": dalle1.dalle1_transformer,

@@ -22,22 +22,21 @@ import torch
 from PIL import Image
 
 from pinxit.checkpoints.files import read_config, read_tensors, replace_folder, to_config, write_config, write_tensors
-from pinxit.data.augment import crop_square, moved
-from pinxit.data.images import Colour, grid, to_tensor
+from pinxit.data.augment import moved
+from pinxit.data.images import Colour, grid
 from pinxit.data.recolour import recolour, recolourable
 from pinxit.data.sample import BadSample, Captions, Pairs, Sample, draw_caption
 from pinxit.errors import PinxitError, unknown
 from pinxit.jobs import encode
 from pinxit.jobs.encode import Encoded, EncodedSample
-from pinxit.models import dvae, token_transformer
-from pinxit.models.dvae import DVAE, DVAEConfig
+from pinxit.models import token_transformer
 from pinxit.models.token_transformer import Continuation, TokenTransformer, TokenTransformerConfig
 from pinxit.objectives.next_token import NextToken, NextTokenConfig
-from pinxit.objectives.reconstruction import RelaxedCodes, RelaxedCodesConfig
 from pinxit.progress import shown, silent
 from pinxit.recipes.clip import clip, clip_tiny, train_tokenizer
+from pinxit.recipes.codecs import VALIDATION_BATCH, dalle1_dvae, dalle1_dvae_tiny
 from pinxit.recipes.pipeline import Pipeline
-from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, held_batches, hold_back
+from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, held_batches
 from pinxit.systems.codec import Codec
 from pinxit.systems.dalle1 import DEFAULTS
 from pinxit.systems.system import Settings, check
@@ -47,75 +46,7 @@ from pinxit.tokens.sampler import Choice, sample, uniforms
 from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig
 
-VALIDATION_BATCH = 64
-
-# Stage one: the dVAE.
-
-
-@dataclass(frozen=True)
-class PictureDataConfig(DataConfig):
-    """Pictures without their captions."""
-
-    validation: int = 256
-    """Pictures held back for validation, though never more than a tenth of all."""
-    recolour: float = 0.0
-    """The share of pictures that are shown in another colour (`data.recolour`)."""
-    crop: float = 0.85
-    """The least share of the centre square that a random crop keeps."""
-    flip: bool = True
-    """Mirror every second picture: codes know no left and right."""
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """A sample -> `pixels` 3 h w."""
-
-    size: int
-    crop: float = 1.0
-    flip: bool = False
-    recolour: float = 0.0
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
-        """Draws a colour, a crop and a side."""
-        if rng.random() < self.recolour:
-            sample = recolour(sample, rng)
-        pixels = to_tensor(crop_square(sample.image, self.size, self.crop, rng))
-        return {"pixels": pixels.flip(2) if self.flip and rng.random() < 0.5 else pixels}
-
-
-def build_dvae(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
-    """The dVAE over pictures alone."""
-    config, data = recipe.model, recipe.data
-    assert isinstance(config, DVAEConfig)
-    assert isinstance(data, PictureDataConfig)
-    training, held = hold_back(pairs, data.validation)
-    plain = Pixels(config.size)
-    validation = held_batches(held, plain, VALIDATION_BATCH)
-    examples = next(iter(validation()))["pixels"][:16] if validation else torch.empty(0, 3, 8, 8)
-    return Run(
-        objective=RelaxedCodes(DVAE(config), recipe.objective, examples),
-        samples=training,
-        transform=replace(plain, crop=data.crop, flip=data.flip, recolour=data.recolour),
-        config={"kind": "dvae", "config": to_config(config)},
-        validation=validation,
-        card=lambda metrics: dvae_card(config, context.source, recipe.licence, metrics),
-    )
-
-
-def dvae_card(config: DVAEConfig, source: str, licence: str, metrics: Mapping[str, float]) -> str:
-    """The model's card."""
-    numbers = "\n".join(f"- {name}: {value:.4g}" for name, value in metrics.items()) or "- none"
-    return f"""# dVAE, {config.size} pixels to {config.grid}x{config.grid} of {config.codes} codes
-
-The discrete VAE of DALL·E 1, trained by pinxit from scratch on `{source}`. Licence of the weights: {licence}.
-
-On pictures held back from training, through hard codes:
-
-{numbers}
-"""
-
-
-# Stage two: the codes, once.
+# Stage two, after the dVAE (`recipes.codecs`): the codes, once.
 
 
 @dataclass(frozen=True)
@@ -273,9 +204,9 @@ def build_transformer(recipe: Recipe, context: Context, encoded: Encoded) -> Run
     assert isinstance(asked, TokenTransformerConfig)
     assert isinstance(data, TextDataConfig)
     codec = Codec.from_checkpoint(context.model("dvae"), torch.device("cpu"))
-    if (asked.image_vocabulary, asked.grid) != (encoded.codes, encoded.grid):
+    if (asked.image_vocabulary, asked.grid) != (encoded.codes, encoded.shape):
         raise PinxitError(
-            f"The codes are {encoded.grid} of {encoded.codes}, the transformer expects {asked.grid} of "
+            f"The codes are {encoded.shape} of {encoded.codes}, the transformer expects {asked.grid} of "
             f"{asked.image_vocabulary}. Set model.grid and model.image_vocabulary to fit."
         )
     training, held = encoded.hold_back(data.validation)
@@ -366,55 +297,6 @@ def _copy_part(source: Path, target: Path, network: str) -> None:
 
 
 # The recipes.
-
-
-def dalle1_dvae(size: str = "small-64") -> Recipe:
-    """Codes for 64-pixel pictures."""
-    return Recipe(
-        name="dalle1-dvae",
-        summary="The discrete VAE of DALL·E 1: pictures to 8x8 codes and back.",
-        hardware="2 cores",
-        hours=0.6,
-        expected="on emoji 21.7 dB and three quarters of the codes used (after 12,000 steps)",
-        model=dvae.SIZES[size],
-        objective=RelaxedCodesConfig(
-            kl_weight=0.05,
-            kl_warmup=500,
-            temperature=(1.0, 1 / 16),
-            anneal=4_000,
-            continuous=3_000,
-            least_log_scale=-1.5,
-        ),
-        data=PictureDataConfig(),
-        optimizer=OptimizerConfig(lr=3e-3, betas=(0.9, 0.99), weight_decay=0.01, warmup=100, floor=0.02),
-        training=TrainingConfig(steps=10_000, batch_size=32, ema_decay=0.998, channels_last=True),
-        learns_from=lambda recipe, context: context.pairs(recipe.data, recipe.model.size),
-        build=build_dvae,
-    )
-
-
-def dalle1_dvae_tiny() -> Recipe:
-    """The same in seconds: 32 pixels to 8x8 of 128 codes."""
-    recipe = dalle1_dvae("tiny-32")
-    return replace(
-        recipe,
-        name="dalle1-dvae-tiny",
-        summary="The recipe dalle1-dvae at 32 pixels, in seconds.",
-        hardware="1 core",
-        hours=0.004,
-        expected="21 dB on 2,000 scenes, nearly all codes used: things are in place and mostly in their colours",
-        objective=replace(
-            recipe.objective,
-            continuous=700,
-            noise=0.02,
-            anneal=200,
-            kl_warmup=100,
-            least_log_scale=0.0,  # nearer to plain squared error, which learns colours sooner
-        ),
-        data=PictureDataConfig(validation=64, flip=False),
-        optimizer=replace(recipe.optimizer, lr=7e-3, warmup=10),
-        training=replace(recipe.training, steps=1_000, batch_size=16, ema_decay=0.98, precision="float32"),
-    )
 
 
 def dalle1_tokens() -> TokensStage:

@@ -14,13 +14,11 @@ from dataclasses import replace
 from pinxit.models.clip import CLIPConfig, TextConfig, VisionConfig
 from pinxit.objectives.next_token import NextTokenConfig
 from pinxit.recipes.clip import CLIPDataConfig, clip, clip_tiny
+from pinxit.recipes.codecs import PictureDataConfig, dalle1_dvae, dalle1_dvae_tiny
 from pinxit.recipes.dalle1 import (
     ModelStage,
-    PictureDataConfig,
     TextDataConfig,
     TokensStage,
-    dalle1_dvae,
-    dalle1_dvae_tiny,
     dalle1_tiny,
     dalle1_tokens_tiny,
     dalle1_transformer,
@@ -114,7 +112,9 @@ def dalle1_emoji() -> Pipeline:
         stages={
             "dvae": replace(
                 dvae,
-                objective=replace(dvae.objective, continuous=4_500, anneal=7_000),
+                objective=replace(
+                    dvae.objective, bottleneck=replace(dvae.objective.bottleneck, continuous=4_500, anneal=7_000)
+                ),
                 data=PictureDataConfig(exclude=SHARE_ALIKE),
                 training=replace(dvae.training, steps=12_000),
                 licence=LICENCE,

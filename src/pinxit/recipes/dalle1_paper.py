@@ -21,12 +21,11 @@ from typing import Any
 
 from pinxit.models import clip as clip_model
 from pinxit.models import dvae, token_transformer
-from pinxit.objectives.reconstruction import RelaxedCodesConfig
+from pinxit.objectives.bottlenecks import GumbelConfig
 from pinxit.recipes.clip import clip
+from pinxit.recipes.codecs import CodecObjectiveConfig, PictureDataConfig, dalle1_dvae
 from pinxit.recipes.dalle1 import (
-    PictureDataConfig,
     TextDataConfig,
-    dalle1_dvae,
     dalle1_model,
     dalle1_tiny,
     dalle1_tokens,
@@ -52,7 +51,10 @@ def dalle1_paper() -> Pipeline:
                 dalle1_dvae(),
                 "64 GPUs of 16 GB",
                 model=dvae.SIZES["paper"],
-                objective=RelaxedCodesConfig(kl_weight=6.6, kl_warmup=5_000, temperature=(1.0, 1 / 16), anneal=150_000),
+                objective=CodecObjectiveConfig(
+                    GumbelConfig(kl_weight=6.6, kl_warmup=5_000, temperature=(1.0, 1 / 16), anneal=150_000),
+                    distortion="logit-laplace",
+                ),
                 data=PictureDataConfig(),
                 optimizer=OptimizerConfig(lr=1e-4, betas=(0.9, 0.999), weight_decay=1e-4, floor=1.25e-2, clip=0.0),
                 training=TrainingConfig(steps=3_000_000, batch_size=512, ema_decay=0.999, channels_last=True),

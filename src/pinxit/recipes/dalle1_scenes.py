@@ -12,12 +12,11 @@ from dataclasses import replace
 from pinxit.models.dvae import DVAEConfig
 from pinxit.models.token_transformer import TokenTransformerConfig
 from pinxit.recipes.clip import CLIPDataConfig, clip
+from pinxit.recipes.codecs import PictureDataConfig, dalle1_dvae
 from pinxit.recipes.dalle1 import (
     ModelStage,
-    PictureDataConfig,
     TextDataConfig,
     TokensStage,
-    dalle1_dvae,
     dalle1_tiny,
     dalle1_transformer,
 )
@@ -58,7 +57,9 @@ def dalle1_scenes() -> Pipeline:
             "dvae": replace(
                 dvae,
                 model=CODEC,
-                objective=replace(dvae.objective, continuous=3_000, anneal=3_500),
+                objective=replace(
+                    dvae.objective, bottleneck=replace(dvae.objective.bottleneck, continuous=3_000, anneal=3_500)
+                ),
                 data=PictureDataConfig(),
                 training=replace(dvae.training, steps=7_000),
             ),

@@ -5,90 +5,152 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from pinxit.checkpoints import catalogue
 from pinxit.checkpoints.files import from_config, load_network, read_config
 from pinxit.data.images import fit, opaque, to_pil, to_tensor
 from pinxit.errors import PinxitError
+from pinxit.models.autoencoder import Autoencoder
 from pinxit.models.dvae import DVAE, DVAEConfig
+from pinxit.models.palette import Palette, PaletteConfig
+from pinxit.models.vae import VAE, VAEConfig
+from pinxit.models.vqgan import VQGAN, VQGANConfig
+from pinxit.models.vqvae import VQVAE, VQVAEConfig
 from pinxit.systems.system import System, choose_device
 
 
+class Network(NamedTuple):
+    """A row of the table of codecs."""
+
+    config: type[Any]
+    network: type[Any]
+
+
+NETWORKS = {
+    "palette": Network(PaletteConfig, Palette),
+    "vae": Network(VAEConfig, VAE),
+    "vqvae": Network(VQVAEConfig, VQVAE),
+    "dvae": Network(DVAEConfig, DVAE),
+    "vqgan": Network(VQGANConfig, VQGAN),
+}
+"""The kind of a codec, which is also the name of its network's file -> its config and its network."""
+
+
+def kind_of(config: Any) -> str:
+    """The kind of codec that a config is of."""
+    return next(kind for kind, row in NETWORKS.items() if isinstance(config, row.config))
+
+
 class Codec(System):
-    """The dVAE of DALL·E 1. Pictures are scaled and cropped to the square that it was trained on."""
+    """A network of one of the kinds in `NETWORKS`. Pictures are scaled and cropped to the square it was trained on."""
 
-    kind = "dvae"
+    kind = "codec"
+    """Of the class; every one that is opened has that of its network."""
 
-    def __init__(self, dvae: DVAE, device: torch.device | None = None) -> None:
+    def __init__(self, network: nn.Module, device: torch.device | None = None) -> None:
+        self.kind = kind_of(network.config)  # type: ignore[misc]
         self.device = device or torch.device("cpu")
-        self.dvae = dvae.to(self.device).eval().requires_grad_(False)
+        self.network = network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
 
     @classmethod
     def from_checkpoint(cls, folder: Path, device: torch.device) -> Self:
-        """Reads config.json and dvae.safetensors."""
-        dvae = DVAE(from_config(DVAEConfig, read_config(folder).get("config", {})))
-        load_network(folder, "dvae", dvae)
-        return cls(dvae, device)
+        """Reads config.json and the network's safetensors."""
+        config = read_config(folder)
+        kind = config["kind"]
+        if kind not in NETWORKS:
+            raise PinxitError(f"{folder} is of kind {kind}, which is no codec. Codecs are: {', '.join(NETWORKS)}.")
+        row = NETWORKS[kind]
+        network = row.network(from_config(row.config, config.get("config", {})))
+        load_network(folder, kind, network)
+        return cls(network, device)
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """The network by what it can do."""
+        return cast("Autoencoder", self.network)
 
     @property
     def size(self) -> int:
         """Pixels a side."""
-        return self.dvae.config.size
+        return self.autoencoder.size
+
+    @property
+    def codes(self) -> int | None:
+        """k, how many codes there are; None where codes are numbers."""
+        return self.autoencoder.codes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the codes of a picture: h w; n where there are several grids; c h w where codes are numbers."""
+        return self.autoencoder.code_shape
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of codes."""
-        return self.dvae.config.grid, self.dvae.config.grid
-
-    @property
-    def codes(self) -> int:
-        """k, how many codes there are."""
-        return self.dvae.config.codes
+        """Rows and columns of a single grid of codes."""
+        if len(self.shape) != 2:
+            raise PinxitError(
+                f"The codes of {self.name or 'this codec'} have the shape {self.shape}, not rows and columns."
+            )
+        return self.shape[0], self.shape[1]
 
     @property
     def fingerprint(self) -> str:
         """A name for these weights; codes of codecs that differ in it mean different things."""
         digest = hashlib.blake2b(digest_size=8)
-        for name, value in sorted(self.dvae.state_dict().items()):
-            digest.update(name.encode() + value.cpu().numpy().tobytes())
+        for name, value in sorted(self.network.state_dict().items()):
+            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     @torch.inference_mode()
     def encode(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
-        """Pictures of any mode, what is transparent on white -> codes, int64 b h w."""
+        """Pictures of any mode, what is transparent on white -> codes, int64 ids or float32 latents, b *shape."""
         images = [images] if isinstance(images, Image.Image) else images
         pixels = torch.stack([to_tensor(fit(opaque(image), self.size)) for image in images])
-        return self.dvae.encode(pixels.to(self.device))
+        return self.autoencoder.encode(pixels.to(self.device, memory_format=torch.channels_last))
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> list[Image.Image]:
-        """Codes b h w -> pictures."""
-        if codes.ndim != 3 or codes.is_floating_point() or codes.min() < 0 or codes.max() >= self.codes:
-            raise PinxitError(
-                f"Codes of shape {tuple(codes.shape)} and type {codes.dtype} cannot be decoded: give integers b h w "
-                f"from 0 to {self.codes - 1}."
-            )
-        return [to_pil(picture) for picture in self.dvae.decode(codes.to(self.device))]
+        """Codes b *shape -> pictures."""
+        self._check(codes)
+        pixels = self.autoencoder.decode(codes.to(self.device))
+        return [to_pil(picture) for picture in pixels.float().clamp(-1, 1)]
 
     def reconstruct(self, images: Image.Image | Sequence[Image.Image]) -> list[Image.Image]:
         """Pictures -> the same through the codes."""
         return self.decode(self.encode(images))
 
+    def _check(self, codes: Tensor) -> None:
+        given = f"Codes of shape {tuple(codes.shape)} and type {codes.dtype} cannot be decoded"
+        axes = {1: "b n", 2: "b h w", 3: "b c h w"}[len(self.shape)]
+        if self.codes is None:
+            if codes.ndim != 4 or codes.shape[1] != self.shape[0] or not codes.is_floating_point():
+                raise PinxitError(f"{given}: give numbers {axes} with c = {self.shape[0]}.")
+        elif (
+            codes.ndim != 1 + len(self.shape)
+            or codes.is_floating_point()
+            or codes.min() < 0
+            or codes.max() >= self.codes
+        ):
+            raise PinxitError(f"{given}: give integers {axes} from 0 to {self.codes - 1}.")
+        if len(self.shape) == 1 and codes.shape[1:] != self.shape:
+            raise PinxitError(f"{given}: n is {self.shape[0]}.")
+
 
 def load_codec(name: str | Path, device: str | torch.device | None = None) -> Codec:
-    """Opens a codec, a checkpoint of its own or the `dvae` part of a system, by the names that `pinxit.load` takes."""
+    """Opens a codec, a checkpoint of its own or the part of a system, by the names that `pinxit.load` takes."""
     found = catalogue.find(name)
-    folder = found.folder
-    kind = read_config(folder)["kind"]
-    if kind != Codec.kind:
-        folder = folder / Codec.kind
-        if not (folder / "config.json").is_file():
-            raise PinxitError(f"{found.name} is of kind {kind} and has no dVAE in it. Give a model that has one.")
+    folder, kind = found.folder, read_config(found.folder)["kind"]
+    if kind not in NETWORKS:
+        inside = [path.parent for path in sorted(folder.glob("*/config.json"))]
+        codecs = [path for path in inside if read_config(path)["kind"] in NETWORKS]
+        if not codecs:
+            raise PinxitError(f"{found.name} is of kind {kind} and has no codec in it. Give a model that has one.")
+        folder = codecs[0]
     codec = Codec.from_checkpoint(folder, choose_device(device))
     codec.name = found.name
     return codec

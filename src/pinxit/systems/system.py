@@ -52,7 +52,10 @@ class Kind:
 
 KINDS = {
     "dalle1": Kind("pinxit.systems.dalle1:DALLE1", ("generate", "complete", "encode", "decode", "reconstruct")),
-    "dvae": Kind("pinxit.systems.codec:Codec", ("encode", "decode", "reconstruct")),
+    **{
+        kind: Kind("pinxit.systems.codec:Codec", ("encode", "decode", "reconstruct"))
+        for kind in ("palette", "vae", "vqvae", "dvae", "vqgan")
+    },
     "clip": Kind("pinxit.systems.clip:CLIPSystem", ("encode_image", "encode_text", "classify", "score", "build_index")),
 }
 """The `kind` in a checkpoint's config.json -> its system. Only the one that is asked for gets imported."""

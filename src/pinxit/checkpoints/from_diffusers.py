@@ -1,0 +1,85 @@
+"""The folders of diffusers' AutoencoderKL and VQModel as ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from pinxit.checkpoints.pyramid_layout import Piece, take
+from pinxit.errors import PinxitError
+from pinxit.models.vae import VAEConfig
+from pinxit.models.vqgan import VQGANConfig
+from pinxit.nn.convolution import PyramidConfig
+
+ATTENTION = {"norm": "group_norm", "query": "to_q", "key": "to_k", "value": "to_v", "out": "to_out.0"}
+OLD_ATTENTION = {"norm": "group_norm", "query": "query", "key": "key", "value": "value", "out": "proj_attn"}
+"""As files from before diffusers 0.17 have it."""
+
+PLAIN = {"DownEncoderBlock2D", "AttnDownEncoderBlock2D", "UpDecoderBlock2D", "AttnUpDecoderBlock2D"}
+
+
+def codec(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> tuple[str, Any, dict[str, Tensor]]:
+    """Kind, config and weights of what a folder's config.json and weights hold."""
+    pyramid = _pyramid(config)
+    old = any(".query.weight" in name for name in state)
+    ours = take(
+        state, pyramid, lambda piece: _theirs(piece, pyramid), OLD_ATTENTION if old else ATTENTION, "conv_shortcut"
+    )
+    vq = "quantize.embedding.weight" in state
+    for name, before, after in (
+        ("quant_conv", "to_vectors", "to_moments"),
+        ("post_quant_conv", "from_vectors", "from_latents"),
+    ):
+        for kind in ("weight", "bias"):
+            ours[f"{before if vq else after}.{kind}"] = state[f"{name}.{kind}"]
+    if not vq:
+        return "vae", VAEConfig(pyramid, float(config.get("scaling_factor", 1.0))), ours
+    if config.get("norm_type", "group") != "group" or config.get("lookup_from_codebook"):
+        raise PinxitError("This VQModel is of a kind with other norms or lookups, which is not read here.")
+    k, d = state["quantize.embedding.weight"].shape
+    return "vqgan", VQGANConfig(pyramid, k, d), ours | {"quantizer.embedding": state["quantize.embedding.weight"]}
+
+
+def _pyramid(config: Mapping[str, Any]) -> PyramidConfig:
+    blocks = [*config["down_block_types"], *config["up_block_types"]]
+    if odd := set(blocks) - PLAIN:
+        raise PinxitError(
+            f"A codec with {', '.join(sorted(odd))} is not read here. Allowed: {', '.join(sorted(PLAIN))}."
+        )
+    if config.get("latents_mean") or config.get("shift_factor"):
+        raise PinxitError("Latents that are shifted before they are scaled are not read here.")
+    widths = config["block_out_channels"]
+    size = config.get("sample_size") or 256
+    size = max(size, 2 ** (len(widths) - 1))
+    attends = [level for level, kind in enumerate(config["down_block_types"]) if kind.startswith("Attn")]
+    return PyramidConfig(
+        size=size,
+        channels=widths[0],
+        multipliers=tuple(width // widths[0] for width in widths),
+        blocks=config["layers_per_block"],
+        latent=config["latent_channels"],
+        attention=tuple(size // 2**level for level in attends),
+        groups=config.get("norm_num_groups", 32),
+    )
+
+
+def _theirs(piece: Piece, pyramid: PyramidConfig) -> str:
+    match piece.role:
+        case "middle":
+            return f"{piece.side}.mid_block.{('resnets.0', 'attentions.0', 'resnets.1')[piece.index]}"
+        case "norm_out":
+            return f"{piece.side}.conv_norm_out"
+        case "conv_in" | "conv_out":
+            return f"{piece.side}.{piece.role}"
+    if piece.side == "encoder":
+        level = f"encoder.down_blocks.{piece.level}"
+    else:
+        level = f"decoder.up_blocks.{len(pyramid.multipliers) - 1 - piece.level}"
+    match piece.role:
+        case "block":
+            return f"{level}.resnets.{piece.index}"
+        case "attention":
+            return f"{level}.attentions.{piece.index}"
+    return f"{level}.{piece.role}rs.0.conv"  # downsamplers, upsamplers

@@ -1,0 +1,136 @@
+"""Reading tensors out of other people's pickles, which could otherwise run any code.
+
+A pickle names classes and functions and asks for them to be called. Here only those that build tensors and plain
+containers are; every other name becomes an inert stand-in, which keeps what it is given and does nothing.
+"""
+
+from __future__ import annotations
+
+import collections
+import pickle
+import types
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pinxit.errors import PinxitError
+
+ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("builtins", "set"): set,
+    ("__builtin__", "set"): set,
+    ("torch", "Size"): torch.Size,
+    ("torch", "device"): torch.device,
+    ("torch._utils", "_rebuild_tensor"): torch._utils._rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch.nn.parameter", "Parameter"): torch.nn.Parameter,
+    **{
+        ("torch", str(dtype).removeprefix("torch.")): dtype
+        for dtype in vars(torch).values()
+        if type(dtype) is torch.dtype
+    },
+}
+"""What a pickle may have called, beyond what torch's reader makes of storages."""
+
+
+class StandIn:
+    """In place of an object of somebody's class: it keeps its state, and its items where it was a container."""
+
+    def __new__(cls, *_: Any, **__: Any) -> StandIn:
+        made = super().__new__(cls)
+        made.items = []  # type: ignore[attr-defined]
+        return made
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):
+            state = {**(state[0] or {}), **state[1]}  # __dict__ and slots
+        self.__dict__.update(state if isinstance(state, dict) else {"state": state})
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.items.append(value)  # type: ignore[attr-defined]
+
+    def append(self, value: Any) -> None:
+        """Keeps it."""
+        self.items.append(value)  # type: ignore[attr-defined]
+
+    def extend(self, values: Any) -> None:
+        """Keeps them."""
+        self.items.extend(values)  # type: ignore[attr-defined]
+
+    def add(self, value: Any) -> None:
+        """Keeps it."""
+        self.items.append(value)  # type: ignore[attr-defined]
+
+
+class Unpickler(pickle.Unpickler):
+    """Finds what is allowed, and stand-ins for the rest."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class or function of that name, or a stand-in."""
+        return ALLOWED.get((module, name)) or type(name.rpartition(".")[2], (StandIn,), {"__module__": module})
+
+
+def _load(file: Any, **options: Any) -> Any:
+    return Unpickler(file, **options).load()
+
+
+HARMLESS = types.SimpleNamespace(Unpickler=Unpickler, load=_load, __name__="pinxit.checkpoints.pickles")
+"""What `torch.load` takes for the pickle module."""
+
+
+def read_pickle(file: Path) -> Any:
+    """What `torch.save` wrote into `file`, with tensors on the CPU and stand-ins for objects of unknown classes."""
+    try:
+        if zipfile.is_zipfile(file) and any(
+            name.endswith("/constants.pkl") for name in zipfile.ZipFile(file).namelist()
+        ):
+            raise PinxitError(f"{file} is a TorchScript program, which is never opened.")
+        return torch.load(file, map_location="cpu", pickle_module=HARMLESS, weights_only=False)
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        pickle.UnpicklingError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+    ) as fault:
+        raise PinxitError(f"{file} cannot be read as what torch.save writes: {fault}.") from fault
+
+
+def tensors_of(held: Any) -> dict[str, Tensor]:
+    """The tensors of what a pickle held, by the names that its module gave them.
+
+    A dictionary of tensors, alone or as the `state_dict` or `model` of a training run's checkpoint; or the stand-in of
+    a whole module.
+    """
+    for key in ("state_dict", "model"):
+        if isinstance(held, Mapping) and isinstance(held.get(key), Mapping | StandIn):
+            held = held[key]
+    if isinstance(held, StandIn):
+        return dict(_module(held, ""))
+    if not isinstance(held, Mapping):
+        return {}
+    return {str(name): value.detach() for name, value in held.items() if isinstance(value, Tensor)}
+
+
+def _module(module: StandIn, prefix: str) -> list[tuple[str, Tensor]]:
+    """Parameters, buffers and those of the modules inside, as `state_dict` names them."""
+    found: list[tuple[str, Tensor]] = []
+    for group in ("_parameters", "_buffers"):
+        for name, value in (getattr(module, group, None) or {}).items():
+            if isinstance(value, Tensor):
+                found.append((prefix + name, value.detach()))
+    for name, inner in (getattr(module, "_modules", None) or {}).items():
+        if isinstance(inner, StandIn):
+            found += _module(inner, f"{prefix}{name}.")
+    return found

@@ -1,0 +1,83 @@
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pinxit.checkpoints.pickles import StandIn, read_pickle, tensors_of
+from pinxit.errors import PinxitError
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(2, 3)
+        self.inner = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+        self.act = torch.relu
+
+
+class Bomb:
+    """Whoever unpickles it as pickles are meant to be makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os.makedirs, (str(self.mark), 0o777, True)
+
+
+@pytest.mark.parametrize("archive", [True, False], ids=["zip", "legacy"])
+def test_the_tensors_of_a_whole_module_are_read_without_its_class(tmp_path: Path, archive: bool) -> None:
+    network = Network()
+    torch.save(network, tmp_path / "network.pkl", _use_new_zipfile_serialization=archive)
+    held = read_pickle(tmp_path / "network.pkl")
+    assert isinstance(held, StandIn)
+    found = tensors_of(held)
+    assert found.keys() == network.state_dict().keys()
+    assert all(torch.equal(found[name], value) for name, value in network.state_dict().items())
+    assert not any(value.requires_grad for value in found.values())
+
+
+@pytest.mark.parametrize("archive", [True, False], ids=["zip", "legacy"])
+def test_nothing_that_a_pickle_asks_for_is_done(tmp_path: Path, archive: bool) -> None:
+    mark = tmp_path / "mark"
+    state = {"w": torch.ones(2)}
+    checkpoint = {"state_dict": state, "callbacks": {Network: Bomb(mark)}, "more": [Bomb(mark), {1, 2}]}
+    torch.save(checkpoint, tmp_path / "bomb.ckpt", _use_new_zipfile_serialization=archive)
+    assert torch.equal(tensors_of(read_pickle(tmp_path / "bomb.ckpt"))["w"], torch.ones(2))
+    assert not mark.exists()
+    torch.load(tmp_path / "bomb.ckpt", weights_only=False)  # the bomb is live
+    assert mark.exists()
+
+
+@pytest.mark.parametrize(
+    "wrapped", [lambda state: state, lambda state: {"state_dict": state}, lambda state: {"model": state, "epoch": 3}]
+)
+def test_state_dicts_are_found_where_trainers_put_them(tmp_path: Path, wrapped: Callable[[Any], Any]) -> None:
+    state = Network().state_dict()
+    torch.save(wrapped(state), tmp_path / "a.pt")
+    assert tensors_of(read_pickle(tmp_path / "a.pt")).keys() == state.keys()
+
+
+def test_what_is_no_pickle_of_torch_is_refused_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "text.ckpt").write_text("hello")
+    with (tmp_path / "plain.ckpt").open("wb") as file:
+        pickle.dump(Bomb(tmp_path / "mark"), file)
+    (tmp_path / "empty.ckpt").touch()
+    for name in ("text", "plain", "empty"):
+        with pytest.raises(PinxitError, match=rf"{name}.ckpt cannot be read as what torch.save writes"):
+            read_pickle(tmp_path / f"{name}.ckpt")
+    assert not (tmp_path / "mark").exists()
+
+
+def test_torchscript_is_never_opened(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
+        for name in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+            archive.writestr(f"script/{name}", "")
+    with pytest.raises(PinxitError, match="is a TorchScript program, which is never opened"):
+        read_pickle(tmp_path / "script.pt")
