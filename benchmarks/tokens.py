@@ -80,7 +80,7 @@ def pinxit(case: Case) -> Run:
     text, image = torch.randint(WORDS, (case.batch, TEXT)), torch.randint(CODES, (case.batch, IMAGE))
     if case.work == "train":
         objective = NextToken(network.train(), NextTokenConfig())
-        return training(network, lambda: objective.loss({"text": text, "image": image}, "", 0)[0], case)
+        return training(network, lambda: objective.loss({"condition": text, "image": image}, "", 0)[0], case)
     ready = packed(network, case.dtype)
     return lambda: sample(Continuation(ready, text), uniforms(range(case.batch), case.tokens), Choice())
 

@@ -1,22 +1,23 @@
 import itertools
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pinxit.errors import PinxitError
 from pinxit.models.token_transformer import SIZES, Continuation, TokenTransformer, TokenTransformerConfig
 from pinxit.tokens.masks import stream_mask
 from pinxit.tokens.sampler import Choice, guide, sample, uniforms
 
 # Wide enough that the paper's 11x11 window leaves tokens out; five layers hold every pattern.
 TINY = TokenTransformerConfig(
-    text_vocabulary=20, text_length=5, image_vocabulary=17, grid=(4, 13), width=16, depth=5, heads=2
+    condition_vocabulary=20, condition_length=5, image_vocabulary=17, grid=(4, 13), width=16, depth=5, heads=2
 )
 SMALL = TokenTransformerConfig(
-    text_vocabulary=1_024, text_length=16, image_vocabulary=64, grid=(4, 4), width=64, depth=2, heads=2
+    condition_vocabulary=1_024, condition_length=16, image_vocabulary=64, grid=(4, 4), width=64, depth=2, heads=2
 )
 Kind = Literal["full", "paper"]
 KINDS: tuple[Kind, ...] = ("full", "paper")
@@ -33,8 +34,8 @@ def network_of(config: TokenTransformerConfig) -> TokenTransformer:
 
 
 def captions(rows: int, config: TokenTransformerConfig = TINY) -> Tensor:
-    texts = config.text_vocabulary + config.text_length
-    return torch.randint(texts, (rows, config.text_length), generator=torch.Generator().manual_seed(1))
+    texts = config.condition_vocabulary + config.condition_length
+    return torch.randint(texts, (rows, config.condition_length), generator=torch.Generator().manual_seed(1))
 
 
 def codes(rows: int, config: TokenTransformerConfig = TINY) -> Tensor:
@@ -59,11 +60,11 @@ def test_shapes(attention: Kind) -> None:
     assert image_logits.shape == (3, 52, 17)
 
 
-def test_places_are_text_positions_then_rows_plus_columns() -> None:
+def test_places_are_condition_positions_then_rows_plus_columns() -> None:
     network, text, image = network_of(TINY), captions(2), codes(2)
     x = network.embed(text, image)
     for place in range(5):
-        expected = network.text_embedding.weight[text[:, place]] + network.text_position[place]
+        expected = network.condition_embedding.weight[text[:, place]] + network.condition_position[place]
         torch.testing.assert_close(x[:, place], expected)
     for row, column in itertools.product(range(4), range(13)):
         place = row * 13 + column
@@ -73,7 +74,7 @@ def test_places_are_text_positions_then_rows_plus_columns() -> None:
 
 
 def test_no_caption_is_the_pad_of_every_place() -> None:
-    assert network_of(TINY).empty_captions(2).tolist() == [[20, 21, 22, 23, 24]] * 2
+    assert network_of(TINY).no_condition(2).tolist() == [[20, 21, 22, 23, 24]] * 2
 
 
 @pytest.mark.parametrize("attention", KINDS)
@@ -148,7 +149,7 @@ def draw(
     if scale == 1:
         next_logits = Continuation(network, text, cached=cached)
     else:
-        both = torch.cat([text, network.empty_captions(len(text))])
+        both = torch.cat([text, network.no_condition(len(text))])
         next_logits = guide(Continuation(network, both, cached=cached), scale)  # type: ignore[assignment]
     numbers = uniforms(seeds, network.config.image_length)
     return sample(next_logits, numbers, Choice(temperature=0.9, top_k=12, top_p=0.95), given=given)
@@ -189,8 +190,8 @@ def test_a_picture_is_the_same_alone_and_in_a_batch(attention: Kind) -> None:
 def test_guidance_is_between_two_separate_streams() -> None:
     network, text, image = network_of(TINY).double(), captions(3), codes(3)
     _, conditional = network(text, image)
-    _, free = network(network.empty_captions(3), image)
-    next_logits = guide(Continuation(network, torch.cat([text, network.empty_captions(3)])), 4.0)
+    _, free = network(network.no_condition(3), image)
+    next_logits = guide(Continuation(network, torch.cat([text, network.no_condition(3)])), 4.0)
     for place in range(52):
         expected = free[:, place] + 4 * (conditional[:, place] - free[:, place])
         torch.testing.assert_close(next_logits(image[:, :place]), expected, atol=1e-9, rtol=0.0)
@@ -295,3 +296,61 @@ def test_the_layers_of_the_papers_three_sizes_have_the_stated_number_of_paramete
 def test_small_sizes_stay_small() -> None:
     assert sum(p.numel() for p in TokenTransformer(SIZES["small-64"]).parameters()) < 6_000_000
     assert sum(p.numel() for p in TokenTransformer(SIZES["tiny-32"]).parameters()) < 300_000
+
+
+# Conditions of other kinds, and tokens told in any order
+
+
+def test_nothing_but_a_pad_is_the_condition_of_an_unconditional_network() -> None:
+    network = network_of(replace(TINY, condition_vocabulary=0, condition_length=1, predicts_condition=False))
+    nothing = network.no_condition(2)
+    assert nothing.tolist() == [[0], [0]]
+    told, logits = network(nothing, codes(2))
+    assert told is None
+    assert logits.shape == (2, 52, 17)
+    assert not hasattr(network, "condition_head")
+
+
+def test_a_vector_is_spread_over_the_positions_and_zeros_are_none() -> None:
+    config = replace(TINY, condition_vocabulary=0, condition_length=3, condition_vector=8, predicts_condition=False)
+    network = network_of(config)
+    vectors = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
+    found = network.embed_condition(torch.cat([vectors, network.no_condition(1)]))
+    expected = vectors @ network.condition_input.weight.t() + network.condition_input.bias
+    torch.testing.assert_close(found[:2], expected.view(2, 3, 16))
+    torch.testing.assert_close(found[2], network.condition_embedding.weight)
+    image = codes(2)
+    whole = network(vectors, image)[1]
+    cached = Continuation(network, vectors)
+    told = torch.stack([cached(image[:, :place]) for place in range(52)], 1)
+    torch.testing.assert_close(told, whole, atol=1e-5, rtol=1e-5)
+    assert (network(vectors.flip(0), image)[1] - whole).abs().max() > 1e-2
+
+
+def test_in_any_order_every_token_sees_all_others_and_not_what_is_hidden() -> None:
+    network = network_of(replace(TINY, order="masked", predicts_condition=False)).double()
+    condition, image = captions(1), codes(1)
+    covered = image.clone()
+    covered[0, 20] = network.mask_id
+    before = network(condition, covered)[1]
+    assert before.shape == (1, 52, 17)
+    for place in (0, 19, 21, 51):
+        changed = covered.clone()
+        changed[0, place] = (changed[0, place] + 1) % 17
+        assert (network(condition, changed)[1] - before)[0, 20].abs().max() > 1e-3
+    changed = condition.clone()
+    changed[0, 2] = (changed[0, 2] + 1) % 25
+    assert (network(changed, covered)[1] - before)[0, 20].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"order": "masked"}, "order=masked goes with"),
+        ({"order": "masked", "predicts_condition": False, "attention": "paper"}, "order=masked goes with"),
+        ({"condition_vector": 8}, "condition_vector goes with"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_told(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(PinxitError, match=told):
+        replace(TINY, **settings)

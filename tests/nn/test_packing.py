@@ -140,7 +140,9 @@ def test_sampling_draws_the_same_tokens(attention: Literal["full", "paper"]) -> 
     network = TokenTransformer(config).eval()
     nn.init.normal_(network.image_head.weight, std=0.5)
     twin = packed(network)
-    text = torch.cat([torch.randint(0, config.text_vocabulary, (2, config.text_length)), network.empty_captions(2)])
+    text = torch.cat(
+        [torch.randint(0, config.condition_vocabulary, (2, config.condition_length)), network.no_condition(2)]
+    )
     numbers, choice = uniforms([5, 6], config.image_length), Choice(top_k=40)
     expected = sample(guide(Continuation(network, text), 2.0), numbers, choice)
     assert torch.equal(sample(guide(Continuation(twin, text), 2.0), numbers, choice), expected)

@@ -10,9 +10,9 @@ from pinxit.models.token_transformer import Continuation, TokenTransformer, Toke
 from pinxit.tokens.sampler import Choice, sample, uniforms
 
 CONFIG = TokenTransformerConfig(
-    text_vocabulary=30, text_length=7, image_vocabulary=40, grid=(4, 5), width=32, depth=3, heads=4
+    condition_vocabulary=30, condition_length=7, image_vocabulary=40, grid=(4, 5), width=32, depth=3, heads=4
 )
-TEXTS = CONFIG.text_vocabulary + CONFIG.text_length
+TEXTS = CONFIG.condition_vocabulary + CONFIG.condition_length
 
 transformers = pytest.importorskip("transformers", reason="needs transformers")
 
@@ -31,7 +31,7 @@ def theirs(network: TokenTransformer) -> Any:
     gpt2 = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
             vocab_size=TEXTS + CONFIG.image_vocabulary,
-            n_positions=CONFIG.text_length + CONFIG.image_length,
+            n_positions=CONFIG.condition_length + CONFIG.image_length,
             n_embd=CONFIG.width,
             n_layer=CONFIG.depth,
             n_head=CONFIG.heads,
@@ -44,9 +44,9 @@ def theirs(network: TokenTransformer) -> Any:
     s = network.state_dict()
     places = (s["row_position"] + s["column_position"]).flatten(0, 1)
     state = {
-        "transformer.wte.weight": torch.cat([s["text_embedding.weight"], s["image_embedding.weight"]]),
-        "transformer.wpe.weight": torch.cat([s["text_position"], places]),
-        "lm_head.weight": torch.cat([s["text_head.weight"], s["image_head.weight"]]),
+        "transformer.wte.weight": torch.cat([s["condition_embedding.weight"], s["image_embedding.weight"]]),
+        "transformer.wpe.weight": torch.cat([s["condition_position"], places]),
+        "lm_head.weight": torch.cat([s["condition_head.weight"], s["image_head.weight"]]),
     }
     for kind in ("weight", "bias"):
         state[f"transformer.ln_f.{kind}"] = s[f"norm.{kind}"]
@@ -67,7 +67,7 @@ def theirs(network: TokenTransformer) -> Any:
 
 def tokens(rows: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    text = torch.randint(TEXTS, (rows, CONFIG.text_length), generator=generator)
+    text = torch.randint(TEXTS, (rows, CONFIG.condition_length), generator=generator)
     return text, torch.randint(CONFIG.image_vocabulary, (rows, CONFIG.image_length), generator=generator)
 
 
@@ -76,7 +76,7 @@ def test_logits_equal_those_of_gpt2() -> None:
     with torch.no_grad():
         logits = theirs(network)(torch.cat([text, TEXTS + image], 1)).logits
     text_logits, image_logits = network(text, image)
-    last = CONFIG.text_length - 1
+    last = CONFIG.condition_length - 1
     assert image_logits.std() > 0.3
     torch.testing.assert_close(text_logits, logits[:, :last, :TEXTS], atol=1e-5, rtol=0.0)
     torch.testing.assert_close(image_logits, logits[:, last:-1, TEXTS:], atol=1e-5, rtol=0.0)

@@ -21,10 +21,11 @@ from pinxit.data.sample import Sample
 from pinxit.errors import PinxitError
 from pinxit.jobs.encode import Encoded, EncodedSample
 from pinxit.recipes.catalogue import RECIPES
-from pinxit.recipes.dalle1 import Stream, TokensStage, Versions, dalle1_tiny
+from pinxit.recipes.dalle1 import dalle1_tiny
 from pinxit.recipes.overrides import override
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Context, Recipe
+from pinxit.recipes.tokens import Stream, TokensStage, Versions
 from pinxit.systems.codec import Codec
 from pinxit.systems.dalle1 import DALLE1
 from pinxit.text.tokenizer import Tokenizer
@@ -153,11 +154,11 @@ def test_a_stage_by_itself_says_what_it_needs_first(dalle1_run: Path, tmp_path: 
     }
 
 
-def test_only_a_dvae_makes_codes(dalle1_run: Path, tmp_path: Path) -> None:
+def test_only_a_codec_makes_codes(dalle1_run: Path, tmp_path: Path) -> None:
     tokens = hasty_dalle1().stages["tokens"]
     context = Context(HASTY_SOURCE, tmp_path / "tokens", parts={"dvae": str(dalle1_run / "clip")})
     assert not tokens.done(context)
-    with pytest.raises(PinxitError, match="is a clip, and codes are made by a dvae"):
+    with pytest.raises(PinxitError, match="is of kind clip, which is no codec"):
         tokens.run(context)
 
 
@@ -242,14 +243,16 @@ def test_a_stream_holds_text_with_pads_and_codes() -> None:
     stream = Stream(tokenizer, 12, {"short": 1.0})
     row = stream(sample, np.random.default_rng(0))
     ids = tokenizer.encode_ids("a red star")
-    assert row["text"].tolist() == ids + [tokenizer.vocab_size + i for i in range(len(ids), 12)]
+    assert row["condition"].tolist() == ids + [tokenizer.vocab_size + i for i in range(len(ids), 12)]
     assert row["image"].tolist() == list(range(16))
     dropped = replace(stream, caption_dropout=0.5)
     empty = [
-        int(dropped(sample, np.random.default_rng(seed))["text"][0]) >= tokenizer.vocab_size for seed in range(200)
+        int(dropped(sample, np.random.default_rng(seed))["condition"][0]) >= tokenizer.vocab_size for seed in range(200)
     ]
     assert 60 < sum(empty) < 140
-    spelt = {tuple(replace(stream, bpe_dropout=0.5)(sample, np.random.default_rng(seed))["text"]) for seed in range(20)}
+    spelt = {
+        tuple(replace(stream, bpe_dropout=0.5)(sample, np.random.default_rng(seed))["condition"]) for seed in range(20)
+    }
     assert len(spelt) > 5
 
 

@@ -4,8 +4,8 @@ import pytest
 from tests.recipes.toy import mean_colour, pipeline
 
 from pinxit.errors import PinxitError
-from pinxit.recipes.dalle1 import ModelStage
 from pinxit.recipes.overrides import override, settings
+from pinxit.recipes.tokens import ModelStage
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_sampling_settings_are_known_by_name() -> None:
     assert override(stage, ["defaults.guidance=2"]).defaults == {"guidance": 2}
     with pytest.raises(PinxitError, match=r"Did you mean defaults\.guidance\? defaults has: guidance, negative, "):
         override(stage, ["defaults.guidence=2"])
-    with pytest.raises(PinxitError, match="no sampling setting of DALL·E 1 'steps'"):
+    with pytest.raises(PinxitError, match="no sampling setting 'steps'"):
         override(stage, ["defaults.steps=2"])
     with pytest.raises(PinxitError, match=r"top_p is 2\.0"):
         override(stage, ["defaults.top_p=2.0"])

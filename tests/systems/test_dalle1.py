@@ -11,14 +11,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from tests.systems.tiny import make_codec, make_dalle1, make_tokenizer, make_transformer, save_dalle1
+from tests.systems.tiny import make_codec, make_dalle1, make_drawer, make_tokenizer, save_dalle1
 
 import pinxit
 from pinxit.cli.main import main
 from pinxit.data.scenes import Scenes
 from pinxit.errors import PinxitError
 from pinxit.models.token_transformer import Continuation
-from pinxit.systems import dalle1
+from pinxit.systems import token_drawing
 from pinxit.systems.dalle1 import DALLE1
 from pinxit.systems.picture import Picture, read_settings
 from pinxit.text.tokenizer import Tokenizer
@@ -61,7 +61,7 @@ def test_a_picture_of_a_batch_equals_the_same_made_alone(
     assert len(set(pixels(together))) == 5
     alone = [system.generate(PROMPT, 1, seed=seed, **settings)[0] for seed in range(3, 8)]  # type: ignore[arg-type]
     assert pixels(alone) == pixels(together)
-    monkeypatch.setattr(dalle1, "BATCH", 2)
+    monkeypatch.setattr(token_drawing, "BATCH", 2)
     assert pixels(system.generate(PROMPT, 5, seed=3, **settings)) == pixels(together)  # type: ignore[arg-type]
 
 
@@ -79,15 +79,15 @@ def test_the_text_the_seed_and_every_setting_matter(system: DALLE1) -> None:
 def test_texts_are_read_cleaned_and_of_any_length(system: DALLE1) -> None:
     assert pixels(system.generate("  A   Red&#32;star\n", 2)) == pixels(system.generate(PROMPT, 2))
     ids = system.tokenize(["", "red " * 200])
-    assert ids.shape == (2, system.transformer.config.text_length)
-    assert (torch.from_numpy(ids[:1]) == system.transformer.empty_captions(1)).all()
+    assert ids.shape == (2, system.transformer.config.condition_length)
+    assert (torch.from_numpy(ids[:1]) == system.transformer.no_condition(1)).all()
     assert len(system.generate("🍎" * 300, 1)) == 1
 
 
 def test_guidance_of_one_is_no_guidance(system: DALLE1) -> None:
     assert pixels(system.generate(PROMPT, 4, guidance=1)) == pixels(system.generate(PROMPT, 4))
     text = torch.from_numpy(system.tokenize([PROMPT] * 4))
-    both = torch.cat([text, system.transformer.empty_captions(4)])
+    both = torch.cat([text, system.transformer.no_condition(4)])
     guided = sample(guide(Continuation(system.transformer, both), 1.0), uniforms(range(4), 16), Choice())
     assert (guided.view(4, 4, 4) == system.sample([PROMPT] * 4, range(4), system.resolve(4, 0, {}))).all()
 
@@ -128,7 +128,7 @@ def test_negative_scores_are_scores(system: DALLE1, monkeypatch: pytest.MonkeyPa
 
 
 def test_progress_counts_tokens_up_to_the_end(system: DALLE1, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dalle1, "BATCH", 2)
+    monkeypatch.setattr(token_drawing, "BATCH", 2)
     seen: list[tuple[int, int]] = []
     system.generate(PROMPT, 2, rerank=5, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (5 * 16, 5 * 16)
@@ -198,11 +198,11 @@ def test_reranking_needs_a_clip() -> None:
 
 def test_parts_that_were_not_trained_together_are_refused() -> None:
     tokenizer, codec = make_tokenizer(), make_codec()
-    transformer = make_transformer(tokenizer, codec)
+    drawer = make_drawer(tokenizer, codec)
     with pytest.raises(PinxitError, match=r"paints \(4, 4\) of 64 codes, but the dVAE has \(4, 4\) of 32"):
-        DALLE1(make_codec(codes=32), transformer, tokenizer)
-    with pytest.raises(PinxitError, match=r"The tokenizer has \d+ ids, but the transformer knows \d+"):
-        DALLE1(codec, transformer, Tokenizer.train(["a red star and a moon"] * 2, 700))
+        DALLE1(make_codec(codes=32), drawer, tokenizer)
+    with pytest.raises(PinxitError, match=r"The tokenizer has \d+ ids, the transformer knows \d+"):
+        DALLE1(codec, drawer, Tokenizer.train(["a red star and a moon"] * 2, 700))
 
 
 def test_a_saved_system_draws_the_same(system: DALLE1, tmp_path: Path) -> None:

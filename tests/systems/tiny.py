@@ -15,6 +15,7 @@ from pinxit.models.token_transformer import TokenTransformer
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.codec import Codec
 from pinxit.systems.dalle1 import DALLE1
+from pinxit.systems.token_drawing import TokenDrawer
 from pinxit.text.tokenizer import Tokenizer
 
 CAPTIONS = [f"a {colour} {shape}" for colour in ("red", "blue") for shape in ("star", "moon")]
@@ -36,7 +37,7 @@ def make_transformer(tokenizer: Tokenizer, codec: Codec) -> TokenTransformer:
     torch.manual_seed(1)
     config = replace(
         token_transformer.SIZES["tiny-32"],
-        text_vocabulary=tokenizer.vocab_size,
+        condition_vocabulary=tokenizer.vocab_size,
         image_vocabulary=codec.codes or 0,
         grid=codec.grid,
     )
@@ -46,6 +47,10 @@ def make_transformer(tokenizer: Tokenizer, codec: Codec) -> TokenTransformer:
     return network
 
 
+def make_drawer(tokenizer: Tokenizer, codec: Codec) -> TokenDrawer:
+    return TokenDrawer(make_transformer(tokenizer, codec), torch.device("cpu"))
+
+
 def make_clip(tokenizer: Tokenizer) -> CLIPSystem:
     torch.manual_seed(2)
     return CLIPSystem(CLIP(clip.SIZES["tiny-32"].with_vocabulary(tokenizer.vocab_size)), tokenizer)
@@ -53,7 +58,7 @@ def make_clip(tokenizer: Tokenizer) -> CLIPSystem:
 
 def make_dalle1(*, with_clip: bool = True) -> DALLE1:
     tokenizer, codec = make_tokenizer(), make_codec()
-    system = DALLE1(codec, make_transformer(tokenizer, codec), tokenizer, make_clip(tokenizer) if with_clip else None)
+    system = DALLE1(codec, make_drawer(tokenizer, codec), tokenizer, make_clip(tokenizer) if with_clip else None)
     system.name = "tiny"
     return system
 

@@ -265,3 +265,19 @@ def test_guided_sequences_are_one_stream_a_row() -> None:
     assert torch.equal(sample(guide(doubled, 0.0), numbers, Choice()), sample(next_logits, numbers, Choice()))
     strong = sample(guide(doubled, 1e4), numbers, Choice())
     assert torch.equal(strong, CONDITION.argmax(1, keepdim=True).expand(4, 6))
+
+
+def test_tokens_may_be_known_anywhere() -> None:
+    numbers, asked = uniforms([0, 1], 6), []
+
+    def next_logits(ids: Tensor) -> Tensor:
+        asked.append(ids.shape[1])
+        return ids.sum(1, keepdim=True).float() * torch.tensor([[0.1, -0.2, 0.3]])
+
+    given = torch.tensor([[2, 0, 1, 2, 0, 1], [1, 1, 0, 2, 2, 0]])
+    known = torch.tensor([True, False, True, True, False, False])
+    ids = sample(next_logits, numbers, Choice(), given=given, known=known)
+    assert asked == [1, 4, 5]
+    assert torch.equal(ids[:, known], given[:, known])
+    prefix = sample(next_logits, numbers, Choice(), given=given, known=torch.arange(6) < 3)
+    assert torch.equal(prefix, sample(next_logits, numbers, Choice(), given=given[:, :3]))

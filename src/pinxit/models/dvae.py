@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pinxit.errors import PinxitError
 from pinxit.models.autoencoder import Bottleneck
+from pinxit.nn.convolution import folded_channels, unfolding
 from pinxit.nn.logit_laplace import to_pixels, to_unit
 from pinxit.nn.quantizers import CosineCodes, DirectCodes
 
@@ -119,7 +120,9 @@ class DVAE(nn.Module):
             self.decoder.extend(
                 ResidualBlock(b if block else a, b, (1, 3, 3, 3), gain) for block in range(config.blocks)
             )
-        self.decoder.extend([nn.ReLU(), nn.Conv2d(widths[0], 2 * folded, 1), nn.PixelShuffle(config.patch)])
+        self.decoder.append(nn.ReLU())
+        self.decoder.append(nn.Conv2d(widths[0], folded_channels(6, config.patch), 1))
+        self.decoder.extend(unfolding(6, config.patch, nn.ReLU()))
         self._initialize()
 
     @property
@@ -182,7 +185,7 @@ class DVAE(nn.Module):
     @property
     def last_layer(self) -> nn.Parameter:
         """The weight of the last convolution."""
-        weight = self.decoder[-2].weight
+        weight = self.decoder[-1].weight
         assert isinstance(weight, nn.Parameter)
         return weight
 

@@ -1,4 +1,8 @@
-"""The transformer over one stream of text and image tokens (Ramesh et al. 2021, section 2.2 and appendix B)."""
+"""The one transformer over image tokens and what they are drawn for.
+
+DALL·E's stream of text and image tokens (Ramesh et al. 2021, section 2.2 and appendix B), Taming's conditions (Esser et
+al. 2021, section 3.2), iGPT's raster (Chen et al. 2020) and MaskGIT's masks (Chang et al. 2022, section 3).
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from pinxit.errors import PinxitError
 from pinxit.nn.attention import Cache
 from pinxit.nn.linear import Linear
-from pinxit.nn.transformer import Transformer, initialize_residual
+from pinxit.nn.transformer import Activation, Transformer, initialize_residual
 from pinxit.tokens.masks import paper_patterns, stream_mask
 
 
@@ -18,10 +23,11 @@ from pinxit.tokens.masks import paper_patterns, stream_mask
 class TokenTransformerConfig:
     """The shape of the stream and of the network over it."""
 
-    text_vocabulary: int
-    """Entries of the tokenizer. One pad for each text position comes on top."""
-    text_length: int
-    """l, text positions."""
+    condition_vocabulary: int
+    """Ids of the condition: the tokenizer's entries, classes, or codes of another picture. One pad for each position
+    comes on top; nothing but pads is no condition, which is all that an unconditional network knows (0 ids)."""
+    condition_length: int
+    """l, positions of the condition."""
     image_vocabulary: int
     """k, codes of the codec."""
     grid: tuple[int, int]
@@ -30,7 +36,21 @@ class TokenTransformerConfig:
     depth: int
     heads: int
     attention: Literal["full", "paper"] = "full"
-    """Every layer sees all that came before, or rows, columns and a window in turn as in the paper."""
+    """Every layer sees all that came before, or rows, columns and a window in turn as in DALL·E's paper."""
+    activation: Activation = "gelu"
+    order: Literal["raster", "masked"] = "raster"
+    """Tokens are told from those before them, row by row; or in any order from all others, hidden ones being masked
+    (Chang et al. 2022, "MaskGIT")."""
+    predicts_condition: bool = True
+    """The condition is told as well, each id from those before it, as DALL·E learns its texts."""
+    condition_vector: int | None = None
+    """The condition is a vector of this width, an embedding of CLIP's, spread over its l positions."""
+
+    def __post_init__(self) -> None:
+        if self.order == "masked" and (self.attention != "full" or self.predicts_condition):
+            raise PinxitError("order=masked goes with attention=full and predicts_condition=false.")
+        if self.condition_vector is not None and (self.condition_vocabulary or self.predicts_condition):
+            raise PinxitError("condition_vector goes with condition_vocabulary=0 and predicts_condition=false.")
 
     @property
     def image_length(self) -> int:
@@ -41,8 +61,8 @@ class TokenTransformerConfig:
 SIZES = {
     # The 12-billion-parameter model of the paper.
     "paper": TokenTransformerConfig(
-        text_vocabulary=16_384,
-        text_length=256,
+        condition_vocabulary=16_384,
+        condition_length=256,
         image_vocabulary=8_192,
         grid=(32, 32),
         width=3_968,
@@ -52,8 +72,8 @@ SIZES = {
     ),
     # For two cores, over the dVAE of the same name.
     "small-64": TokenTransformerConfig(
-        text_vocabulary=1_024,
-        text_length=32,
+        condition_vocabulary=1_024,
+        condition_length=32,
         image_vocabulary=1_024,
         grid=(8, 8),
         width=256,
@@ -61,100 +81,128 @@ SIZES = {
         heads=4,
     ),
     "tiny-32": TokenTransformerConfig(
-        text_vocabulary=1_024, text_length=16, image_vocabulary=128, grid=(8, 8), width=64, depth=2, heads=4
+        condition_vocabulary=1_024, condition_length=16, image_vocabulary=128, grid=(8, 8), width=64, depth=2, heads=4
     ),
 }
 
 
 class TokenTransformer(nn.Module):
-    """Autoregressive over text tokens and then image tokens, row by row."""
+    """Over the positions of a condition and then image tokens, row by row."""
 
     def __init__(self, config: TokenTransformerConfig) -> None:
         super().__init__()
         self.config = config
         rows, columns = config.grid
-        texts = config.text_vocabulary + config.text_length
-        self.text_embedding = nn.Embedding(texts, config.width)
-        self.image_embedding = nn.Embedding(config.image_vocabulary, config.width)
-        self.text_position = nn.Parameter(torch.zeros(config.text_length, config.width))
+        ids, masked = config.condition_vocabulary + config.condition_length, config.order == "masked"
+        self.condition_embedding = nn.Embedding(ids, config.width)
+        if config.condition_vector is not None:
+            self.condition_input = Linear(config.condition_vector, config.condition_length * config.width)
+        self.image_embedding = nn.Embedding(config.image_vocabulary + masked, config.width)
+        self.condition_position = nn.Parameter(torch.zeros(config.condition_length, config.width))
         self.row_position = nn.Parameter(torch.zeros(rows, 1, config.width))
         self.column_position = nn.Parameter(torch.zeros(columns, config.width))
-        self.transformer = Transformer(config.width, config.depth, config.heads)
+        self.transformer = Transformer(config.width, config.depth, config.heads, activation=config.activation)
         self.norm = nn.LayerNorm(config.width)
-        self.text_head = Linear(config.width, texts, bias=False)
+        if config.predicts_condition:
+            self.condition_head = Linear(config.width, ids, bias=False)
         self.image_head = Linear(config.width, config.image_vocabulary, bias=False)
         self.patterns = paper_patterns(config.depth) if config.attention == "paper" else ()
         for pattern in dict.fromkeys(self.patterns):  # in order: data-parallel processes pair buffers by it
-            self.register_buffer(
-                f"{pattern}_mask", stream_mask(pattern, config.text_length, rows, columns), persistent=False
-            )
+            mask = stream_mask(pattern, config.condition_length, rows, columns)
+            self.register_buffer(f"{pattern}_mask", mask, persistent=False)
         self._initialize()
 
-    def forward(self, text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Text ids b l and image ids b n -> logits of text tokens 1 ... l-1 and of all image tokens.
+    def forward(self, condition: Tensor, image: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Condition b l (or vectors b w) and image ids b n -> logits of condition ids 1 ... l-1 and of all image ids.
 
-        The last text position predicts the first image token; nothing predicts the first text token.
+        In raster order the last position of the condition predicts the first image token, and nothing predicts the
+        first of the condition. In any order, image ids of `mask_id` are hidden, and every position predicts itself.
         """
-        x = self.embed(text, image[:, :-1])
+        last = self.config.condition_length - 1
+        if self.config.order == "masked":
+            x = self.norm(self.transformer(self.embed(condition, image)))
+            return None, self.image_head(x[:, last + 1 :])
+        x = self.embed(condition, image[:, :-1])
         x = self.norm(self.transformer(x, masks=self.masks(0, x.shape[1]), causal=True))
-        last = self.config.text_length - 1
-        return self.text_head(x[:, :last]), self.image_head(x[:, last:])
+        return self.condition_head(x[:, :last]) if self.config.predicts_condition else None, self.image_head(
+            x[:, last:]
+        )
 
-    def embed(self, text: Tensor, image: Tensor) -> Tensor:
-        """Text ids b l and the first m image ids b m -> the stream, b l+m d."""
+    def embed(self, condition: Tensor, image: Tensor) -> Tensor:
+        """Condition b l (or vectors b w) and the first m image ids b m -> the stream, b l+m d."""
         position = (self.row_position + self.column_position).flatten(0, 1)
         image_part = self.image_embedding(image) + position[: image.shape[1]]
-        return torch.cat([self.text_embedding(text) + self.text_position, image_part], 1)
+        return torch.cat([self.embed_condition(condition) + self.condition_position, image_part], 1)
+
+    def embed_condition(self, condition: Tensor) -> Tensor:
+        """Ids b l, or vectors b w of which one that is all zeros is no condition -> b l d."""
+        if self.config.condition_vector is None:
+            found: Tensor = self.condition_embedding(condition)
+            return found
+        vectors = self.condition_input(condition).unflatten(1, (self.config.condition_length, -1))
+        given = condition.any(1)[:, None, None]
+        return torch.where(given, vectors, self.condition_embedding.weight.to(vectors.dtype))
 
     def masks(self, start: int, end: int) -> list[Tensor | None] | None:
         """Each layer's mask for queries at `start` ... `end - 1` of the stream; None where causal attention does."""
         return [getattr(self, f"{pattern}_mask")[start:end, :end] for pattern in self.patterns] or None
 
-    def empty_captions(self, rows: int) -> Tensor:
-        """The ids b l of no caption: nothing but pads. What classifier-free guidance compares with."""
-        pads = torch.arange(self.config.text_length, device=self.text_position.device) + self.config.text_vocabulary
+    def no_condition(self, rows: int) -> Tensor:
+        """What stands for no condition, and guidance compares with: nothing but pads b l, or zeros b w."""
+        device = self.condition_position.device
+        if self.config.condition_vector is not None:
+            return torch.zeros(rows, self.config.condition_vector, device=device)
+        pads = torch.arange(self.config.condition_length, device=device) + self.config.condition_vocabulary
         return pads.expand(rows, -1)
 
+    @property
+    def mask_id(self) -> int:
+        """The image id that hides a token, in a network that tells them in any order."""
+        return self.config.image_vocabulary
+
     def _initialize(self) -> None:
-        for parameter in (
-            self.text_embedding.weight,
-            self.image_embedding.weight,
-            self.text_head.weight,
-            self.image_head.weight,
-            self.text_position,
-            self.row_position,
-            self.column_position,
+        named = dict(self.named_parameters())
+        for name in (
+            "condition_embedding.weight",
+            "condition_input.weight",
+            "image_embedding.weight",
+            "condition_head.weight",
+            "image_head.weight",
+            "condition_position",
+            "row_position",
+            "column_position",
         ):
-            nn.init.normal_(parameter, std=0.02)
+            if name in named:
+                nn.init.normal_(named[name], std=0.02)
         initialize_residual(self.transformer)
 
 
 class Continuation:
-    """The logits of the next image token after `text` and the image tokens so far: a `tokens.sampler.NextLogits`.
+    """The logits of the next image token after `condition` and the image tokens so far: a `tokens.sampler.NextLogits`.
 
     With a cache, each token passes the network once, and every call must continue the one before. Without, the whole
     stream passes at every call. Both give the same logits, and neither changes what it is given.
     """
 
-    def __init__(self, network: TokenTransformer, text: Tensor, *, cached: bool = True) -> None:
+    def __init__(self, network: TokenTransformer, condition: Tensor, *, cached: bool = True) -> None:
         self.network = network
-        self.text = text
+        self.condition = condition
         self.position = (network.row_position + network.column_position).flatten(0, 1).detach()
         self.cache: Cache | None = None
         if cached:
-            capacity = network.config.text_length + network.config.image_length - 1
-            self.cache = network.transformer.empty_cache(len(text), capacity, like=network.text_position)
+            capacity = network.config.condition_length + network.config.image_length - 1
+            self.cache = network.transformer.empty_cache(len(condition), capacity, like=network.condition_position)
 
     @torch.inference_mode()
     def __call__(self, ids: Tensor) -> Tensor:
         """All image tokens so far, b m -> b k."""
         network, cache = self.network, self.cache
         start = cache.length if cache is not None else 0
-        end = network.config.text_length + ids.shape[1]
+        end = network.config.condition_length + ids.shape[1]
         if start == 0:
-            x = network.embed(self.text, ids)
+            x = network.embed(self.condition, ids)
         else:
-            new = start - network.config.text_length
+            new = start - network.config.condition_length
             x = network.image_embedding(ids[:, new:]) + self.position[new : ids.shape[1]]
         x = network.transformer(x, masks=network.masks(start, end), causal=True, cache=cache)
         logits: Tensor = network.image_head(network.norm(x[:, -1]))

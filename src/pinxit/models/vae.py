@@ -98,6 +98,6 @@ class VAE(nn.Module):
     @property
     def last_layer(self) -> nn.Parameter:
         """The weight of the last convolution."""
-        weight = self.decoder.last_layer.weight
+        weight = self.decoder[-1].weight
         assert isinstance(weight, nn.Parameter)
         return weight

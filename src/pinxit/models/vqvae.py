@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pinxit.errors import PinxitError
 from pinxit.models.autoencoder import Bottleneck
+from pinxit.nn.convolution import folded_channels, unfolding
 from pinxit.nn.quantizers import Codebook
 
 
@@ -161,9 +162,9 @@ class VQVAE(nn.Module):
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__()
         self.config = config
-        width, d, folded = config.width, config.dimensions, 3 * config.patch**2
-        self.fold, self.unfold = nn.PixelUnshuffle(config.patch), nn.PixelShuffle(config.patch)
-        self.encoder = encoder(config, folded, config.halvings)
+        width, d = config.width, config.dimensions
+        self.fold = nn.PixelUnshuffle(config.patch)
+        self.encoder = encoder(config, 3 * config.patch**2, config.halvings)
         fine_inputs = width
         if config.levels == 2:
             self.coarse_encoder = encoder(config, width, 1)
@@ -174,7 +175,8 @@ class VQVAE(nn.Module):
             fine_inputs += d
         self.to_fine = nn.Conv2d(fine_inputs, d, 1)
         self.fine = Codebook(config.codes, d, cosine=config.cosine)
-        self.decoder = decoder(config, d * config.levels, folded, config.halvings)
+        self.decoder = decoder(config, d * config.levels, folded_channels(3, config.patch), config.halvings)
+        self.decoder.extend(unfolding(3, config.patch, nn.ReLU()))
 
     @property
     def size(self) -> int:
@@ -248,5 +250,5 @@ class VQVAE(nn.Module):
     def _decode(self, fine: Tensor, coarse: Tensor | None = None) -> Tensor:
         if coarse is not None:
             fine = torch.cat([self.coarse_upsample(coarse), fine], 1)
-        out: Tensor = self.unfold(self.decoder(fine))
+        out: Tensor = self.decoder(fine)
         return out

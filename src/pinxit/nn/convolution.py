@@ -67,6 +67,24 @@ class PyramidConfig:
         return tuple(self.size // self.patch // 2**level for level in range(len(self.multipliers)))
 
 
+REFINED = 24
+"""Channels at full resolution before the last convolution, where squares of pixels were folded into channels."""
+
+
+def folded_channels(outputs: int, patch: int) -> int:
+    """Channels that `unfolding` starts from."""
+    return REFINED * patch**2 if patch > 1 else outputs
+
+
+def unfolding(outputs: int, patch: int, activation: nn.Module) -> list[nn.Module]:
+    """Layers from b `folded_channels` h w to b outputs h*patch w*patch; none, where nothing was folded.
+
+    Squares that were each drawn by themselves would show their seams; so there are more channels than the picture
+    needs, which a last 3x3 convolution reads across the seams.
+    """
+    return [nn.PixelShuffle(patch), activation, nn.Conv2d(REFINED, outputs, 3, padding=1)] if patch > 1 else []
+
+
 def norm(channels: int, groups: int) -> nn.GroupNorm:
     """Group norm with the published epsilon."""
     return nn.GroupNorm(groups, channels, eps=1e-6)
@@ -166,14 +184,6 @@ class Decoder(nn.Sequential):
             attends = config.sides[-1 - level] in config.attention
             layers.extend(_level(inputs, width, config.blocks + 1, attends, groups))
         layers.extend([norm(widths[-1], groups), nn.SiLU()])
-        layers.append(nn.Conv2d(widths[-1], 3 * config.patch**2, 3, padding=1))
-        if config.patch > 1:
-            layers.append(nn.PixelShuffle(config.patch))
+        layers.append(nn.Conv2d(widths[-1], folded_channels(3, config.patch), 3, padding=1))
+        layers.extend(unfolding(3, config.patch, nn.SiLU()))
         super().__init__(*layers)
-
-    @property
-    def last_layer(self) -> nn.Conv2d:
-        """The convolution that makes pixels."""
-        found = [layer for layer in self if isinstance(layer, nn.Conv2d)][-1]
-        assert isinstance(found, nn.Conv2d)
-        return found

@@ -1,4 +1,4 @@
-"""Predicting the next token of a stream of text and image (Ramesh et al. 2021, section 2.2)."""
+"""Predicting the next token of a stream of condition and image (Ramesh et al. 2021, section 2.2)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from pinxit.objectives.objective import Batch, Numbers, Objective
 class NextTokenConfig:
     """What the two kinds of tokens count."""
 
-    text_weight: float = 1 / 8
-    """Of the mean over text tokens; the mean over image tokens counts the rest."""
+    condition_weight: float = 1 / 8
+    """Of the mean over the tokens of the condition, where the network tells them; that over image tokens counts the
+    rest."""
     keep: float = 1.0
     """The share of image tokens that the network sees as they are while it learns. The others are replaced at random,
     so that it does not come to rely on having painted without fault (`pkeep` of Esser et al. 2021)."""
@@ -30,7 +31,7 @@ class NextToken(Objective):
     def __init__(
         self, network: nn.Module, config: NextTokenConfig, paint: Callable[[], Image.Image | None] | None = None
     ) -> None:
-        """`network` maps text ids b l and image ids b n to their logits; `paint` draws the preview with it."""
+        """`network` maps a condition and image ids b n to their logits; `paint` draws the preview with it."""
         super().__init__()
         self.network = network
         self.config = config
@@ -41,17 +42,20 @@ class NextToken(Objective):
         return {"transformer": self.network}
 
     def loss(self, batch: Batch, turn: str, step: int) -> tuple[Tensor, Numbers]:  # noqa: ARG002
-        """`batch["text"]` b l and `batch["image"]` b n, int64. The numbers are nats per token."""
-        text, image = batch["text"], batch["image"]
+        """`batch["condition"]` b l (or vectors b w) and `batch["image"]` b n, int64. The numbers are nats per token."""
+        condition, image = batch["condition"], batch["image"]
         seen = image
         if self.training and self.config.keep < 1:
             other = torch.randint_like(image, int(self.network.config.image_vocabulary))  # type: ignore[union-attr,arg-type]
             seen = torch.where(torch.rand(image.shape, device=image.device) < self.config.keep, image, other)
-        text_logits, image_logits = self.network(text, seen)
-        text_loss = F.cross_entropy(text_logits.flatten(0, 1).float(), text[:, 1:].flatten())
+        condition_logits, image_logits = self.network(condition, seen)
         image_loss = F.cross_entropy(image_logits.flatten(0, 1).float(), image.flatten())
-        share = self.config.text_weight
-        return share * text_loss + (1 - share) * image_loss, {"text_loss": text_loss, "image_loss": image_loss}
+        if condition_logits is None:
+            return image_loss, {"image_loss": image_loss}
+        condition_loss = F.cross_entropy(condition_logits.flatten(0, 1).float(), condition[:, 1:].flatten())
+        share = self.config.condition_weight
+        loss = share * condition_loss + (1 - share) * image_loss
+        return loss, {"condition_loss": condition_loss, "image_loss": image_loss}
 
     def preview(self) -> Image.Image | None:
         """Pictures of fixed prompts."""

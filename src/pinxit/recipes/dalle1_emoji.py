@@ -16,9 +16,6 @@ from pinxit.objectives.next_token import NextTokenConfig
 from pinxit.recipes.clip import CLIPDataConfig, clip, clip_tiny
 from pinxit.recipes.codecs import PictureDataConfig, dalle1_dvae, dalle1_dvae_tiny
 from pinxit.recipes.dalle1 import (
-    ModelStage,
-    TextDataConfig,
-    TokensStage,
     dalle1_tiny,
     dalle1_tokens_tiny,
     dalle1_transformer,
@@ -26,6 +23,7 @@ from pinxit.recipes.dalle1 import (
 )
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import DataConfig
+from pinxit.recipes.tokens import ModelStage, TextDataConfig, TokensStage
 
 LICENCE = "Apache-2.0; trained on drawings under Apache-2.0 (Noto), MIT (Fluent) and CC-BY-4.0 (Twemoji)"
 
@@ -70,7 +68,7 @@ CLIP_SIZE = CLIPConfig(
 CARD = """# dalle1-emoji
 
 DALL·E 1 at 64 pixels for emoji, trained from scratch by pinxit's recipe `dalle1-emoji` on two cores without a GPU,
-in about an hour and a half: a dVAE (8x8 of 1,024 codes), a transformer over 20 text tokens and 64 codes, and a CLIP
+in about two hours: a dVAE (8x8 of 1,024 codes), a transformer over 20 text tokens and 64 codes, and a CLIP
 that reranks.
 
 ## Trained on
@@ -94,9 +92,10 @@ yellow, green, blue, purple, pink and brown ("a blue cat"). More candidates help
 
 ## What it cannot
 
-It draws one thing at a time: it does not count, does not place things side by side, and writes no text. It was
-trained for an hour and a half, and misses many of the things it has seen; shapes are often rough. Fine detail
-blurs, since 64 codes hold no more.
+It draws one thing at a time: it does not count, does not place things side by side, and writes no text. Of what it
+has seen once or twice it has the colours rather than the shape, and it mixes things that it has not seen together
+("a pizza with a smiling face") into one of the two. Fine detail blurs and flat areas show the grid of the codes,
+since 64 codes hold no more.
 """
 
 
@@ -107,7 +106,7 @@ def dalle1_emoji() -> Pipeline:
         name="dalle1-emoji",
         summary="The shipped model: emoji at 64 pixels from their names, in styles and colours.",
         hardware="2 cores",
-        hours=2.5,
+        hours=2.0,
         expected="recognisable drawings of most emoji names",
         stages={
             "dvae": replace(
@@ -119,7 +118,7 @@ def dalle1_emoji() -> Pipeline:
                 training=replace(dvae.training, steps=12_000),
                 licence=LICENCE,
             ),
-            "tokens": TokensStage(name="dalle1-tokens", data=DataConfig(exclude=NO_THINGS), moves=2, colours=2),
+            "tokens": TokensStage(name="dalle1-tokens", data=DataConfig(exclude=NO_THINGS), moves=5, colours=3),
             "clip": replace(
                 clip(),
                 model=CLIP_SIZE,
@@ -129,14 +128,14 @@ def dalle1_emoji() -> Pipeline:
             ),
             "transformer": replace(
                 transformer,
-                model=replace(transformer.model, text_length=20),
+                model=replace(transformer.model, condition_length=20),
                 objective=NextTokenConfig(keep=0.85),
                 data=TextDataConfig(captions=CAPTIONS, prompts=PROMPTS),
                 training=replace(transformer.training, steps=5_500),
                 licence=LICENCE,
             ),
             "model": ModelStage(
-                name="dalle1-model", defaults={"top_p": 0.9, "guidance": 2.0}, licence=LICENCE, card=CARD
+                name="dalle1-model", defaults={"guidance": 3.0, "temperature": 0.7}, licence=LICENCE, card=CARD
             ),
         },
     )

@@ -25,7 +25,6 @@ from pinxit.objectives.bottlenecks import GumbelConfig
 from pinxit.recipes.clip import clip
 from pinxit.recipes.codecs import CodecObjectiveConfig, PictureDataConfig, dalle1_dvae
 from pinxit.recipes.dalle1 import (
-    TextDataConfig,
     dalle1_model,
     dalle1_tiny,
     dalle1_tokens,
@@ -34,6 +33,7 @@ from pinxit.recipes.dalle1 import (
 )
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Recipe
+from pinxit.recipes.tokens import TextDataConfig
 from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig
 

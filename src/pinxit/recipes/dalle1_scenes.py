@@ -14,14 +14,12 @@ from pinxit.models.token_transformer import TokenTransformerConfig
 from pinxit.recipes.clip import CLIPDataConfig, clip
 from pinxit.recipes.codecs import PictureDataConfig, dalle1_dvae
 from pinxit.recipes.dalle1 import (
-    ModelStage,
-    TextDataConfig,
-    TokensStage,
     dalle1_tiny,
     dalle1_transformer,
 )
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import DataConfig
+from pinxit.recipes.tokens import ModelStage, TextDataConfig, TokensStage
 
 CAPTIONS = {"short": 1.0, "long": 0.1, "alt": 0.1}
 """Mostly what will be asked for."""
@@ -40,7 +38,7 @@ PROMPTS = (
 CODEC = DVAEConfig(size=64, codes=1_024, widths=(128, 256), blocks=2, vector=12, cosine=True, patch=4)
 
 TRANSFORMER = TokenTransformerConfig(
-    text_vocabulary=640, text_length=24, image_vocabulary=1_024, grid=(8, 8), width=256, depth=6, heads=4
+    condition_vocabulary=640, condition_length=24, image_vocabulary=1_024, grid=(8, 8), width=256, depth=6, heads=4
 )
 
 

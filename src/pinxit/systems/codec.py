@@ -46,6 +46,22 @@ def kind_of(config: Any) -> str:
     return next(kind for kind, row in NETWORKS.items() if isinstance(config, row.config))
 
 
+def read_codec_config(folder: Path) -> Any:
+    """The config of a codec's network, from its checkpoint's config.json."""
+    config = read_config(folder)
+    if config["kind"] not in NETWORKS:
+        raise PinxitError(
+            f"{folder} is of kind {config['kind']}, which is no codec. Codecs are: {', '.join(NETWORKS)}."
+        )
+    return from_config(NETWORKS[config["kind"]].config, config.get("config", {}))
+
+
+def size_of(config: Any) -> int:
+    """Side of the pictures of a codec's config, in pixels."""
+    size: int = config.pyramid.size if hasattr(config, "pyramid") else config.size
+    return size
+
+
 class Codec(System):
     """A network of one of the kinds in `NETWORKS`. Pictures are scaled and cropped to the square it was trained on."""
 
@@ -60,12 +76,9 @@ class Codec(System):
     @classmethod
     def from_checkpoint(cls, folder: Path, device: torch.device) -> Self:
         """Reads config.json and the network's safetensors."""
-        config = read_config(folder)
-        kind = config["kind"]
-        if kind not in NETWORKS:
-            raise PinxitError(f"{folder} is of kind {kind}, which is no codec. Codecs are: {', '.join(NETWORKS)}.")
-        row = NETWORKS[kind]
-        network = row.network(from_config(row.config, config.get("config", {})))
+        config = read_codec_config(folder)
+        kind = kind_of(config)
+        network = NETWORKS[kind].network(config)
         load_network(folder, kind, network)
         return cls(network, device)
 

@@ -8,39 +8,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from pinxit.checkpoints.files import from_config, load_network, read_config
-from pinxit.errors import PinxitError, unknown
-from pinxit.models.token_transformer import Continuation, TokenTransformer, TokenTransformerConfig
-from pinxit.nn.packing import can_pack, packed
+from pinxit.checkpoints.files import read_config
+from pinxit.errors import PinxitError
+from pinxit.models.token_transformer import TokenTransformer
 from pinxit.progress import Progress
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.codec import Codec
 from pinxit.systems.picture import Picture
-from pinxit.systems.system import Settings, System, check
+from pinxit.systems.system import Settings, System
+from pinxit.systems.token_drawing import DEFAULTS, TokenDrawer, read_defaults
 from pinxit.text.captions import clean
 from pinxit.text.tokenizer import Tokenizer, pad_per_position
-from pinxit.tokens.sampler import Choice, NextLogits, guide, sample, uniforms
-
-BATCH = 32
-"""Pictures that are drawn at once."""
-
-
-DEFAULTS: Settings = {
-    "guidance": 1.0,
-    "negative": None,
-    "temperature": 1.0,
-    "top_k": None,
-    "top_p": None,
-    "rerank": None,
-}
-"""What is in force where a checkpoint and the person say nothing."""
 
 
 class DALLE1(System):
@@ -51,26 +36,24 @@ class DALLE1(System):
     def __init__(
         self,
         codec: Codec,
-        transformer: TokenTransformer,
+        drawer: TokenDrawer,
         tokenizer: Tokenizer,
         clip: CLIPSystem | None = None,
         defaults: Settings | None = None,
     ) -> None:
-        config = transformer.config
+        config = drawer.network.config
         if (config.image_vocabulary, config.grid) != (codec.codes, codec.grid):
             raise PinxitError(
                 f"The transformer paints {config.grid} of {config.image_vocabulary} codes, but the dVAE has "
                 f"{codec.grid} of {codec.codes}. They must be trained together."
             )
-        if config.text_vocabulary != tokenizer.vocab_size:
+        if config.condition_vocabulary != tokenizer.vocab_size:
             raise PinxitError(
-                f"The tokenizer has {tokenizer.vocab_size} ids, but the transformer knows {config.text_vocabulary}."
+                f"The tokenizer has {tokenizer.vocab_size} ids, the transformer knows {config.condition_vocabulary}."
             )
         self.device = codec.device
         self.codec = codec
-        self.transformer = transformer.to(self.device).eval().requires_grad_(False)
-        # The twin that draws: on a CPU with its weights laid out for few rows, which is half as fast again.
-        self.drawing = packed(self.transformer) if self.device.type == "cpu" and can_pack() else self.transformer
+        self.drawer = drawer
         self.tokenizer = tokenizer
         self.clip = clip
         self.defaults = Settings(**{**DEFAULTS, **(defaults or {})})
@@ -79,17 +62,18 @@ class DALLE1(System):
     def from_checkpoint(cls, folder: Path, device: torch.device) -> Self:
         """Reads config.json and the parts in `dvae/`, `transformer/` and, if it is there, `clip/`."""
         config = read_config(folder)
-        transformer = TokenTransformer(
-            from_config(TokenTransformerConfig, read_config(folder / "transformer").get("config", {}))
-        )
-        load_network(folder / "transformer", "transformer", transformer)
         return cls(
             Codec.from_checkpoint(folder / "dvae", device),
-            transformer,
+            TokenDrawer.from_checkpoint(folder / "transformer", device),
             Tokenizer.load(folder / "transformer" / "tokenizer.json"),
             CLIPSystem.from_checkpoint(folder / "clip", device) if (folder / "clip").exists() else None,
-            _defaults(folder, config.get("defaults") or {}),
+            read_defaults(folder, config.get("defaults") or {}, DEFAULTS),
         )
+
+    @property
+    def transformer(self) -> TokenTransformer:
+        """The network that paints."""
+        return self.drawer.network
 
     def generate(
         self, prompt: str, n: int = 4, *, seed: int = 0, progress: Progress | None = None, **settings: Unpack[Settings]
@@ -151,7 +135,6 @@ class DALLE1(System):
         ]
         return sorted(pictures, key=lambda picture: -(picture.score or 0.0))[:n]
 
-    @torch.inference_mode()
     def sample(
         self,
         prompts: Sequence[str],
@@ -161,51 +144,11 @@ class DALLE1(System):
         progress: Progress | None = None,
     ) -> Tensor:
         """One grid of codes a prompt and seed, int64 b h w, in batches; `given` 1 m are the first codes of each."""
-        config = self.transformer.config
-        choice = Choice(settings["temperature"], settings["top_k"], settings["top_p"])
-        text = torch.from_numpy(self.tokenize(prompts)).to(self.device)
-        away = torch.from_numpy(self.tokenize([settings.get("negative") or ""])).to(self.device)
-        drawn: list[Tensor] = []
-        for start in range(0, len(prompts), BATCH):
-            rows = text[start : start + BATCH]
-            next_logits: NextLogits
-            if settings["guidance"] == 1:
-                next_logits = Continuation(self.drawing, rows)
-            else:
-                both = torch.cat([rows, away.expand(len(rows), -1)])
-                next_logits = guide(Continuation(self.drawing, both), settings["guidance"])
-
-            def told(token: int, tokens: int, before: int = start, now: int = len(rows)) -> None:
-                if progress:
-                    progress(before * tokens + token * now, len(prompts) * tokens)
-
-            drawn.append(
-                sample(
-                    next_logits,
-                    uniforms(seeds[start : start + BATCH], config.image_length),
-                    choice,
-                    given=None if given is None else given.expand(len(rows), -1),
-                    progress=told,
-                )
-            )
-        return torch.cat(drawn).view(-1, *config.grid)
+        text = torch.from_numpy(self.tokenize(prompts))
+        away = torch.from_numpy(self.tokenize([settings.get("negative") or ""]))
+        return self.drawer.draw(text, seeds, settings, away=away, given=given, progress=progress)
 
     def tokenize(self, prompts: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
         """Texts -> ids b l, each padded with the pads of its positions; longer ones are cut."""
         ids = [self.tokenizer.encode_ids(clean(prompt)) for prompt in prompts]
-        return pad_per_position(ids, self.transformer.config.text_length, self.tokenizer.vocab_size)
-
-
-def _defaults(folder: Path, given: Any) -> Settings:
-    """The `defaults` of a checkpoint's config.json, once they make sense."""
-    try:
-        if not isinstance(given, dict):
-            raise PinxitError("they are no object.")
-        for name in given:
-            if name not in DEFAULTS:
-                raise unknown("setting", name, DEFAULTS)
-        asked = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[typeddict-item]
-        check(1, 0, asked)
-    except PinxitError as fault:
-        raise PinxitError(f"The defaults in {folder / 'config.json'} cannot be used: {fault}") from None
-    return asked
+        return pad_per_position(ids, self.transformer.config.condition_length, self.tokenizer.vocab_size)

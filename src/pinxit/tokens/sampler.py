@@ -82,18 +82,23 @@ def sample(
     choice: Choice,
     *,
     given: Tensor | None = None,
+    known: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Draws `uniform.shape[1]` tokens for each row of `uniform` (b n), of which the first ones may be `given` (b m).
+    """Draws `uniform.shape[1]` tokens for each row of `uniform` (b n), but for those that are `given`.
 
-    Returns ids b n, int64. Position j uses column j of `uniform`, whatever was given.
+    `given` are the first ones (b m), or all of which those stay that `known` (n, boolean) marks. Returns ids b n,
+    int64. Position j uses column j of `uniform`, whatever was given.
     """
     rows, count = uniform.shape
-    start = 0 if given is None else given.shape[1]
-    ids = torch.empty(rows, count, dtype=torch.int64, device=None if given is None else given.device)
+    ids = torch.zeros(rows, count, dtype=torch.int64, device=None if given is None else given.device)
+    stay = torch.zeros(count, dtype=torch.bool)
     if given is not None:
-        ids[:, :start] = given
-    for position in range(start, count):
+        ids[:, : given.shape[1]] = given
+        stay[: given.shape[1]] = True if known is None else known
+    for position in range(count):
+        if stay[position]:
+            continue
         logits = next_logits(ids[:, :position])
         ids = ids.to(logits.device)
         ids[:, position] = draw(logits, uniform[:, position], choice)
