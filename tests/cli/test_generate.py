@@ -122,7 +122,7 @@ def test_complete_says_who_can(painter: Path) -> None:
     Image.new("RGB", (8, 8)).save("half.png")
     done = CliRunner().invoke(main, ["complete", "half.png", "a", "-m", str(painter)])
     assert done.exit_code == 1
-    assert "cannot complete. Systems that can: dalle1." in done.stderr
+    assert "cannot complete. Systems that can: dalle1, " in done.stderr
     done = CliRunner().invoke(main, ["complete", "none.png", "a", "-m", str(painter)])
     assert done.exit_code == 1
     assert "none.png" in done.stderr

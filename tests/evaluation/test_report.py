@@ -28,11 +28,11 @@ from pinxit.evaluation.retrieval import retrieval
 from pinxit.nn.similarity import psnr
 from pinxit.progress import Progress
 from pinxit.systems.clip import CLIPSystem
-from pinxit.systems.dalle1 import DALLE1
+from pinxit.systems.token_system import TokenSystem
 
 
 @pytest.fixture(scope="module")
-def system() -> DALLE1:
+def system() -> TokenSystem:
     return make_dalle1()
 
 
@@ -118,7 +118,7 @@ def test_doublings_end_with_all_candidates() -> None:
     assert [doublings(n) for n in (1, 2, 3, 16, 20)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 8, 16], [1, 2, 4, 8, 16, 20]]
 
 
-def test_the_best_of_k_is_what_generate_keeps_of_k(system: DALLE1, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_of_k_is_what_generate_keeps_of_k(system: TokenSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     """The judge here is whether a picture is brighter on its left, as about half of random pictures are."""
     monkeypatch.setattr(module, "follows", lambda image, ask: _Verdict(_left(image)))  # noqa: ARG005
     monkeypatch.setattr(module, "AT_ONCE", 12)
@@ -151,7 +151,7 @@ def _left(image: Image.Image) -> bool:
     return bool(pixels[:, :16].mean() > pixels[:, 16:].mean())
 
 
-def test_categories_are_counted_apart_and_weighed_alike(system: DALLE1) -> None:
+def test_categories_are_counted_apart_and_weighed_alike(system: TokenSystem) -> None:
     samples = scenes(30, size=64)
     prompts = [(sample.captions["short"][0], Ask.from_json(sample.meta["ask"])) for sample in samples]
     real = [sample.image for sample in samples]
@@ -172,7 +172,7 @@ def test_categories_are_counted_apart_and_weighed_alike(system: DALLE1) -> None:
 # The report.
 
 
-def test_each_kind_of_model_gets_what_fits_it(system: DALLE1) -> None:
+def test_each_kind_of_model_gets_what_fits_it(system: TokenSystem) -> None:
     source = Scenes(20, size=32, split="held-in")
     codec = evaluate(make_codec(), source, source="s")
     assert codec.codec is not None
@@ -193,7 +193,7 @@ def test_each_kind_of_model_gets_what_fits_it(system: DALLE1) -> None:
     assert clipless.following is not None
 
 
-def test_the_asks_are_those_of_the_pictures_wherever_they_are_spread(system: DALLE1) -> None:
+def test_the_asks_are_those_of_the_pictures_wherever_they_are_spread(system: TokenSystem) -> None:
     source = Scenes(40, size=64, split="held-out")
     told = evaluate(system, source, source="s", n=10).following
     assert told is not None
@@ -225,7 +225,7 @@ class Plain:
         return {}
 
 
-def test_without_asks_nothing_is_followed_and_bad_samples_are_counted(system: DALLE1) -> None:
+def test_without_asks_nothing_is_followed_and_bad_samples_are_counted(system: TokenSystem) -> None:
     told = evaluate(system, Plain(10, bad=[4]), source="s")
     assert told.following is None
     assert told.pictures == 9
@@ -239,7 +239,7 @@ def test_without_asks_nothing_is_followed_and_bad_samples_are_counted(system: DA
         evaluate(system, Plain(3, bad=range(3)), source="s")
 
 
-def test_progress_runs_to_the_end_of_reading_and_drawing(system: DALLE1) -> None:
+def test_progress_runs_to_the_end_of_reading_and_drawing(system: TokenSystem) -> None:
     seen: dict[str, list[tuple[int, int]]] = {}
 
     @contextmanager

@@ -19,8 +19,9 @@ from pinxit.data.scenes import Scenes
 from pinxit.errors import PinxitError
 from pinxit.models.token_transformer import Continuation
 from pinxit.systems import token_drawing
-from pinxit.systems.dalle1 import DALLE1
+from pinxit.systems.conditions import TextCondition
 from pinxit.systems.picture import Picture, read_settings
+from pinxit.systems.token_system import TokenSystem
 from pinxit.text.tokenizer import Tokenizer
 from pinxit.tokens.sampler import Choice, guide, sample, uniforms
 
@@ -28,7 +29,7 @@ PROMPT = "a red star"
 
 
 @pytest.fixture(scope="module")
-def system() -> DALLE1:
+def system() -> TokenSystem:
     return make_dalle1()
 
 
@@ -36,7 +37,7 @@ def pixels(pictures: Sequence[Picture]) -> list[bytes]:
     return [picture.image.tobytes() for picture in pictures]
 
 
-def test_guidance_leads_away_from_the_negative(system: DALLE1) -> None:
+def test_guidance_leads_away_from_the_negative(system: TokenSystem) -> None:
     free, away, same = (
         system.generate(PROMPT, 2, seed=0, guidance=3.0, negative=text) for text in (None, "blue", PROMPT)
     )
@@ -54,7 +55,7 @@ def test_guidance_leads_away_from_the_negative(system: DALLE1) -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"guidance": 3.0, "top_p": 0.9}, {"temperature": 0.5, "top_k": 5}])
 def test_a_picture_of_a_batch_equals_the_same_made_alone(
-    system: DALLE1, settings: dict[str, float], monkeypatch: pytest.MonkeyPatch
+    system: TokenSystem, settings: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = system.generate(PROMPT, 5, seed=3, **settings)  # type: ignore[arg-type]
     assert [picture.seed for picture in together] == [3, 4, 5, 6, 7]
@@ -65,7 +66,7 @@ def test_a_picture_of_a_batch_equals_the_same_made_alone(
     assert pixels(system.generate(PROMPT, 5, seed=3, **settings)) == pixels(together)  # type: ignore[arg-type]
 
 
-def test_the_text_the_seed_and_every_setting_matter(system: DALLE1) -> None:
+def test_the_text_the_seed_and_every_setting_matter(system: TokenSystem) -> None:
     plain = pixels(system.generate(PROMPT, 3))
     assert pixels(system.generate(PROMPT, 3)) == plain
     assert pixels(system.generate("a blue moon", 3)) != plain
@@ -76,28 +77,28 @@ def test_the_text_the_seed_and_every_setting_matter(system: DALLE1) -> None:
     assert len(set(coldest)) == 1
 
 
-def test_texts_are_read_cleaned_and_of_any_length(system: DALLE1) -> None:
+def test_texts_are_read_cleaned_and_of_any_length(system: TokenSystem) -> None:
     assert pixels(system.generate("  A   Red&#32;star\n", 2)) == pixels(system.generate(PROMPT, 2))
-    ids = system.tokenize(["", "red " * 200])
+    ids = system.condition(["", "red " * 200])
     assert ids.shape == (2, system.transformer.config.condition_length)
-    assert (torch.from_numpy(ids[:1]) == system.transformer.no_condition(1)).all()
+    assert (ids[:1] == system.transformer.no_condition(1)).all()
     assert len(system.generate("🍎" * 300, 1)) == 1
 
 
-def test_guidance_of_one_is_no_guidance(system: DALLE1) -> None:
+def test_guidance_of_one_is_no_guidance(system: TokenSystem) -> None:
     assert pixels(system.generate(PROMPT, 4, guidance=1)) == pixels(system.generate(PROMPT, 4))
-    text = torch.from_numpy(system.tokenize([PROMPT] * 4))
+    text = system.condition([PROMPT] * 4)
     both = torch.cat([text, system.transformer.no_condition(4)])
     guided = sample(guide(Continuation(system.transformer, both), 1.0), uniforms(range(4), 16), Choice())
     assert (guided.view(4, 4, 4) == system.sample([PROMPT] * 4, range(4), system.resolve(4, 0, {}))).all()
 
 
-def test_guidance_of_nought_ignores_the_text(system: DALLE1) -> None:
+def test_guidance_of_nought_ignores_the_text(system: TokenSystem) -> None:
     assert pixels(system.generate(PROMPT, 3, guidance=0)) == pixels(system.generate("a blue moon", 3, guidance=0))
     assert pixels(system.generate(PROMPT, 3, guidance=0)) == pixels(system.generate("", 3))
 
 
-def test_several_prompts_are_drawn_at_once(system: DALLE1) -> None:
+def test_several_prompts_are_drawn_at_once(system: TokenSystem) -> None:
     prompts, settings = ["a red star", "a blue moon", ""], system.resolve(1, 0, {})
     codes = system.sample(prompts, [7, 8, 9], settings)
     assert (codes.shape, codes.dtype) == ((3, 4, 4), torch.int64)
@@ -105,7 +106,7 @@ def test_several_prompts_are_drawn_at_once(system: DALLE1) -> None:
         assert one.tobytes() == system.generate(prompt, 1, seed=seed)[0].image.tobytes()
 
 
-def test_reranking_keeps_the_best_with_their_own_seeds(system: DALLE1) -> None:
+def test_reranking_keeps_the_best_with_their_own_seeds(system: TokenSystem) -> None:
     assert system.clip is not None
     everything = system.generate(PROMPT, 9, seed=20)
     assert [picture.score for picture in everything] == [None] * 9
@@ -119,7 +120,7 @@ def test_reranking_keeps_the_best_with_their_own_seeds(system: DALLE1) -> None:
         assert picture.image.tobytes() == system.generate(PROMPT, 1, seed=picture.seed)[0].image.tobytes()
 
 
-def test_negative_scores_are_scores(system: DALLE1, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_negative_scores_are_scores(system: TokenSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     assert system.clip is not None
     told = torch.tensor([-0.5, -0.1, 0.0, -0.3])
     monkeypatch.setattr(system.clip, "score", lambda images, text: told[: len(images)])  # noqa: ARG005
@@ -127,7 +128,7 @@ def test_negative_scores_are_scores(system: DALLE1, monkeypatch: pytest.MonkeyPa
     assert [picture.seed for picture in best] == [2, 1, 3, 0]
 
 
-def test_progress_counts_tokens_up_to_the_end(system: DALLE1, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_counts_tokens_up_to_the_end(system: TokenSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_drawing, "BATCH", 2)
     seen: list[tuple[int, int]] = []
     system.generate(PROMPT, 2, rerank=5, progress=lambda done, total: seen.append((done, total)))
@@ -136,7 +137,7 @@ def test_progress_counts_tokens_up_to_the_end(system: DALLE1, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("rows", range(5))
-def test_complete_keeps_the_given_rows_and_draws_the_rest_as_always(system: DALLE1, rows: int) -> None:
+def test_complete_keeps_the_given_rows_and_draws_the_rest_as_always(system: TokenSystem, rows: int) -> None:
     scenes = Scenes(1, size=32)
     picture = scenes[0].image
     given = system.encode(picture)[:, :rows].flatten(1)
@@ -155,12 +156,12 @@ def test_complete_keeps_the_given_rows_and_draws_the_rest_as_always(system: DALL
 
 
 @pytest.mark.parametrize("rows", [-1, 5])
-def test_rows_that_are_not_there_cannot_be_kept(system: DALLE1, rows: int) -> None:
+def test_rows_that_are_not_there_cannot_be_kept(system: TokenSystem, rows: int) -> None:
     with pytest.raises(PinxitError, match=rf"{rows} rows cannot be kept: the picture has 4 rows of codes"):
         system.complete(Scenes(1, size=32)[0].image, PROMPT, keep_rows=rows)
 
 
-def test_complete_reranks_too(system: DALLE1) -> None:
+def test_complete_reranks_too(system: TokenSystem) -> None:
     made = system.complete(Scenes(1, size=32)[0].image, PROMPT, 2, rerank=6, seed=4)
     scores = [picture.score or 0.0 for picture in made]
     assert scores == sorted(scores, reverse=True)
@@ -184,7 +185,7 @@ def test_complete_reranks_too(system: DALLE1) -> None:
         ({"seed": -1}, "seed -1 is out of range"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(system: DALLE1, arguments: dict[str, object], said: str) -> None:
+def test_settings_that_make_no_sense_are_refused(system: TokenSystem, arguments: dict[str, object], said: str) -> None:
     with pytest.raises(PinxitError, match=said.replace("(", r"\(").replace(")", r"\)")):
         system.generate(PROMPT, **arguments)  # type: ignore[arg-type]
 
@@ -199,15 +200,24 @@ def test_reranking_needs_a_clip() -> None:
 def test_parts_that_were_not_trained_together_are_refused() -> None:
     tokenizer, codec = make_tokenizer(), make_codec()
     drawer = make_drawer(tokenizer, codec)
-    with pytest.raises(PinxitError, match=r"paints \(4, 4\) of 64 codes, but the dVAE has \(4, 4\) of 32"):
-        DALLE1(make_codec(codes=32), drawer, tokenizer)
+    condition = TextCondition(tokenizer, 16)
+    with pytest.raises(PinxitError, match=r"paints \(4, 4\) of 64 codes, but the dvae has \(4, 4\) of 32"):
+        TokenSystem("dalle1", make_codec(codes=32), drawer, condition)
+    with pytest.raises(PinxitError, match=r"this maskgit has learnt order=raster, which is another's"):
+        TokenSystem("maskgit", codec, drawer, condition)
+
+
+def test_a_tokenizer_of_another_size_is_refused(system: TokenSystem, tmp_path: Path) -> None:
+    folder = save_dalle1(system, tmp_path / "mine")
+    other = Tokenizer.train(["a red star and a moon"] * 2, 700)
+    (folder / "transformer" / "tokenizer.json").write_text(other.to_json(), encoding="utf-8")
     with pytest.raises(PinxitError, match=r"The tokenizer has \d+ ids, the transformer knows \d+"):
-        DALLE1(codec, drawer, Tokenizer.train(["a red star and a moon"] * 2, 700))
+        pinxit.load(folder, device="cpu")
 
 
-def test_a_saved_system_draws_the_same(system: DALLE1, tmp_path: Path) -> None:
+def test_a_saved_system_draws_the_same(system: TokenSystem, tmp_path: Path) -> None:
     loaded = pinxit.load(save_dalle1(system, tmp_path / "mine"), device="cpu")
-    assert isinstance(loaded, DALLE1)
+    assert isinstance(loaded, TokenSystem)
     assert loaded.name == "mine"
     assert loaded.defaults == {**system.defaults, "top_p": 0.9}
     made = loaded.generate(PROMPT, 2, seed=5, rerank=4, top_p=1.0)
@@ -224,7 +234,7 @@ def test_a_saved_system_draws_the_same(system: DALLE1, tmp_path: Path) -> None:
     ],
 )
 def test_defaults_that_make_no_sense_are_refused_when_loaded(
-    system: DALLE1, tmp_path: Path, defaults: object, said: str
+    system: TokenSystem, tmp_path: Path, defaults: object, said: str
 ) -> None:
     folder = save_dalle1(system, tmp_path / "mine")
     config = json.loads((folder / "config.json").read_text())
@@ -233,24 +243,24 @@ def test_defaults_that_make_no_sense_are_refused_when_loaded(
         pinxit.load(folder, device="cpu")
 
 
-def test_without_the_clip_folder_everything_else_works(system: DALLE1, tmp_path: Path) -> None:
+def test_without_the_clip_folder_everything_else_works(system: TokenSystem, tmp_path: Path) -> None:
     loaded = pinxit.load(save_dalle1(make_dalle1(with_clip=False), tmp_path / "mine"), device="cpu")
     assert pixels(loaded.generate(PROMPT, 2, top_p=1.0)) == pixels(system.generate(PROMPT, 2))
 
 
-def test_half_precision_weights_are_computed_with_in_float32(system: DALLE1, tmp_path: Path) -> None:
+def test_half_precision_weights_are_computed_with_in_float32(system: TokenSystem, tmp_path: Path) -> None:
     loaded = pinxit.load(save_dalle1(system, tmp_path / "half", torch.float16), device="cpu")
-    assert isinstance(loaded, DALLE1)
+    assert isinstance(loaded, TokenSystem)
     assert loaded.clip is not None
     for network in (loaded.transformer, loaded.codec.network, loaded.clip.clip):
         assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
         assert not any(parameter.requires_grad for parameter in network.parameters())
-    text, image = torch.from_numpy(system.tokenize([PROMPT])), torch.zeros(1, 16, dtype=torch.int64)
+    text, image = system.condition([PROMPT]), torch.zeros(1, 16, dtype=torch.int64)
     with torch.no_grad():
         torch.testing.assert_close(loaded.transformer(text, image), system.transformer(text, image), atol=0.02, rtol=0)
 
 
-def test_a_picture_carries_what_it_takes_to_make_it_again(system: DALLE1, tmp_path: Path) -> None:
+def test_a_picture_carries_what_it_takes_to_make_it_again(system: TokenSystem, tmp_path: Path) -> None:
     [picture] = system.generate(PROMPT, 1, seed=11, rerank=3, guidance=2.0, top_p=0.8)
     record = read_settings(picture.save(tmp_path / "one.png"))
     assert record["settings"] == {"guidance": 2.0, "temperature": 1.0, "top_p": 0.8, "rerank": 3}

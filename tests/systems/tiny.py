@@ -14,8 +14,9 @@ from pinxit.models.dvae import DVAE
 from pinxit.models.token_transformer import TokenTransformer
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.codec import Codec
-from pinxit.systems.dalle1 import DALLE1
+from pinxit.systems.conditions import TextCondition
 from pinxit.systems.token_drawing import TokenDrawer
+from pinxit.systems.token_system import TokenSystem
 from pinxit.text.tokenizer import Tokenizer
 
 CAPTIONS = [f"a {colour} {shape}" for colour in ("red", "blue") for shape in ("star", "moon")]
@@ -56,9 +57,10 @@ def make_clip(tokenizer: Tokenizer) -> CLIPSystem:
     return CLIPSystem(CLIP(clip.SIZES["tiny-32"].with_vocabulary(tokenizer.vocab_size)), tokenizer)
 
 
-def make_dalle1(*, with_clip: bool = True) -> DALLE1:
+def make_dalle1(*, with_clip: bool = True) -> TokenSystem:
     tokenizer, codec = make_tokenizer(), make_codec()
-    system = DALLE1(codec, make_drawer(tokenizer, codec), tokenizer, make_clip(tokenizer) if with_clip else None)
+    chooses = make_clip(tokenizer) if with_clip else None
+    system = TokenSystem("dalle1", codec, make_drawer(tokenizer, codec), TextCondition(tokenizer, 16), chooses)
     system.name = "tiny"
     return system
 
@@ -69,10 +71,12 @@ def save_codec(codec: Codec, folder: Path, dtype: torch.dtype | None = None) -> 
     return folder
 
 
-def save_dalle1(system: DALLE1, folder: Path, dtype: torch.dtype | None = None) -> Path:
+def save_dalle1(system: TokenSystem, folder: Path, dtype: torch.dtype | None = None) -> Path:
     save_checkpoint(folder, {"kind": "dalle1", "defaults": {"top_p": 0.9}}, {})
     save_codec(system.codec, folder / "dvae", dtype)
-    text = system.tokenizer.to_json()
+    condition = system.condition
+    assert isinstance(condition, TextCondition)
+    text = condition.tokenizer.to_json()
     config = {"kind": "token_transformer", "config": to_config(system.transformer.config)}
     networks = {"transformer": system.transformer}
     save_checkpoint(folder / "transformer", config, networks, tokenizer=text, dtype=dtype)

@@ -1,4 +1,4 @@
-"""`pinxit generate` and `pinxit complete`: pictures into files."""
+"""`pinxit generate`, `complete` and `edit`: pictures into files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
             "--guidance", type=click.FloatRange(0), metavar="G", help="How hard to follow the text; 1: plainly."
         ),
         click.option("--negative", metavar="TEXT", help="What guidance leads away from; needs guidance above 1."),
-        click.option("--steps", type=click.IntRange(1), metavar="K", help="Of denoising, where the model does that."),
+        click.option(
+            "--steps", type=click.IntRange(1), metavar="K", help="Of drawing, where it draws in steps."
+        ),
         click.option("--temperature", type=click.FloatRange(0), metavar="T", help="Below 1 plainer, above 1 wilder."),
         click.option("--top-k", type=click.IntRange(1), metavar="K", help="Draw among the K likeliest tokens."),
         click.option(
@@ -118,6 +120,41 @@ def complete(
     system = _load(model, device)
     with _shown(prompt) as progress:
         made = system.complete(picture, prompt, keep_rows=keep_rows, seed=seed, progress=progress, **asked)
+    _tell_scores(made)
+    if is_picture(out):
+        _write_as(out, [made])
+    else:
+        _write_into(out, made, grid_only)
+
+
+@click.command(short_help="Paint part of a picture anew.")
+@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("prompt")
+@click.option(
+    "--mask", required=True, type=click.Path(path_type=Path), help="A picture of the same size: white is painted anew."
+)
+@sampling_options
+def edit(
+    image: Path,
+    prompt: str,
+    mask: Path,
+    model: str | None,
+    device: str | None,
+    out: Path,
+    grid_only: bool,
+    **asked: Any,
+) -> None:
+    """Paint IMAGE anew from the text where MASK is white; the rest stays as it is.
+
+    Files are written as `pinxit generate` writes them.
+    """
+    from pinxit.data.images import open_image
+
+    seed = _seed(asked)
+    picture, where = open_image(image), open_image(mask)
+    system = _load(model, device)
+    with _shown(prompt) as progress:
+        made = system.edit(picture, where, prompt, seed=seed, progress=progress, **asked)
     _tell_scores(made)
     if is_picture(out):
         _write_as(out, [made])

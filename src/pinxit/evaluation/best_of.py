@@ -15,8 +15,8 @@ from pinxit.data.scene_world import CATEGORIES, Ask
 from pinxit.errors import PinxitError
 from pinxit.evaluation.following import Following, following, follows
 from pinxit.progress import Progress
-from pinxit.systems.dalle1 import DALLE1
 from pinxit.systems.system import Settings
+from pinxit.systems.token_system import TokenSystem
 
 APART = 1024
 """Candidate i of prompt j has the seed S + 1024 j + i, whatever N is; so there are at most as many candidates."""
@@ -82,7 +82,7 @@ class BestOf:
 
 
 def best_of(
-    system: DALLE1,
+    system: TokenSystem,
     prompts: Sequence[tuple[str, Ask]],
     pictures: Sequence[Image.Image],
     reconstructions: Sequence[Image.Image],
@@ -123,7 +123,7 @@ def doublings(n: int) -> list[int]:
 
 
 def _draw(
-    system: DALLE1, prompts: Sequence[tuple[str, Ask]], first_seeds: Sequence[int], n: int, settings: Settings
+    system: TokenSystem, prompts: Sequence[tuple[str, Ask]], first_seeds: Sequence[int], n: int, settings: Settings
 ) -> list[Drawn]:
     """n candidates for each prompt, scored and judged; all prompts together, so that batches are full."""
     texts = [text for text, _ in prompts for _ in range(n)]

@@ -20,8 +20,8 @@ from pinxit.evaluation.retrieval import Retrieval, retrieval
 from pinxit.progress import Progress, silent
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.codec import Codec
-from pinxit.systems.dalle1 import DALLE1
 from pinxit.systems.system import Settings, System
+from pinxit.systems.token_system import TokenSystem
 
 KINDS = ("short", "long", "alt")
 """Which caption speaks for a picture that has several: the first of the first kind it has."""
@@ -99,7 +99,7 @@ def evaluate(
     captions = [_caption(sample) for sample in samples]
     kept, reconstructions = fidelity(codec, pictures, load_eye(features)) if codec else (None, [])
     followed = None
-    if isinstance(system, DALLE1) and all("ask" in sample.meta for sample in samples):
+    if isinstance(system, TokenSystem) and all("ask" in sample.meta for sample in samples):
         prompts = [(text, Ask.from_json(sample.meta["ask"])) for text, sample in zip(captions, samples, strict=True)]
         with watch("drawing") as progress:
             followed = best_of(
@@ -120,7 +120,7 @@ def evaluate(
 
 def parts(system: System) -> tuple[Codec | None, CLIPSystem | None]:
     """What of a system can be measured by itself."""
-    if isinstance(system, DALLE1):
+    if isinstance(system, TokenSystem):
         return system.codec, system.clip
     if isinstance(system, Codec):
         return system, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pinxit.errors import unknown
-from pinxit.recipes import codecs, dalle1, dalle1_emoji, dalle1_paper, dalle1_scenes, palette
+from pinxit.recipes import codecs, dalle1, dalle1_emoji, dalle1_paper, dalle1_scenes, palette, taming
 from pinxit.recipes.clip import clip, clip_tiny
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Recipe, Stage
@@ -27,6 +27,14 @@ RECIPES: dict[str, Callable[[], Recipe | Pipeline | Stage]] = {
     "vqgan-tiny": codecs.vqgan_tiny,
     "vqgan-gumbel": codecs.vqgan_gumbel,
     "vqgan-gumbel-tiny": codecs.vqgan_gumbel_tiny,
+    "taming": taming.taming,
+    "taming-tiny": taming.taming_tiny,
+    "taming-transformer": taming.taming_transformer,
+    "taming-transformer-tiny": taming.taming_transformer_tiny,
+    "maskgit": taming.maskgit,
+    "maskgit-tiny": taming.maskgit_tiny,
+    "maskgit-transformer": taming.maskgit_transformer,
+    "maskgit-transformer-tiny": taming.maskgit_transformer_tiny,
     "dalle1": dalle1.dalle1,
     "dalle1-tiny": dalle1.dalle1_tiny,
     "dalle1-emoji": dalle1_emoji.dalle1_emoji,

@@ -50,12 +50,16 @@ class Kind:
     can: tuple[str, ...]
 
 
+TOKENS = "pinxit.systems.token_system:TokenSystem"
+
+CODEC = ("encode", "decode", "reconstruct")
+"""What every codec can, and every system that has one."""
+
 KINDS = {
-    "dalle1": Kind("pinxit.systems.dalle1:DALLE1", ("generate", "complete", "encode", "decode", "reconstruct")),
-    **{
-        kind: Kind("pinxit.systems.codec:Codec", ("encode", "decode", "reconstruct"))
-        for kind in ("palette", "vae", "vqvae", "dvae", "vqgan")
-    },
+    "dalle1": Kind(TOKENS, ("generate", "complete", *CODEC)),
+    "taming": Kind(TOKENS, ("generate", "complete", *CODEC)),
+    "maskgit": Kind(TOKENS, ("generate", "complete", "edit", *CODEC)),
+    **{kind: Kind("pinxit.systems.codec:Codec", CODEC) for kind in ("palette", "vae", "vqvae", "dvae", "vqgan")},
     "clip": Kind("pinxit.systems.clip:CLIPSystem", ("encode_image", "encode_text", "classify", "score", "build_index")),
 }
 """The `kind` in a checkpoint's config.json -> its system. Only the one that is asked for gets imported."""
@@ -64,17 +68,17 @@ KINDS = {
 class Unsupported(PinxitError, AttributeError):  # noqa: N818
     """Asked of a system what it cannot do.
 
-    An AttributeError as well, so that `hasattr(system, "classify")` tells. It does not for `generate` and `complete`,
-    which every system has; those that lack them raise this when they are called, and `KINDS` tells beforehand.
+    An AttributeError as well, so that `hasattr(system, "classify")` tells. It does not for `generate`, `complete` and
+    `edit`, which every system has; those that lack them raise this when they are called, and `KINDS` tells beforehand.
     """
 
 
 class System(ABC):
     """Frozen parts, and what can be asked of them.
 
-    A capability is a method named in the system's row of `KINDS`. `generate` and `complete` are declared here because
-    every system that draws shares their form; others belong to one family and are declared there. Asking a system for a
-    capability that it lacks raises `Unsupported`, which names those that have it.
+    A capability is a method named in the system's row of `KINDS`. `generate`, `complete` and `edit` are declared here
+    because every system that draws shares their form; others belong to one family and are declared there. Asking a
+    system for a capability that it lacks raises `Unsupported`, which names those that have it.
     """
 
     kind: ClassVar[str]
@@ -111,6 +115,20 @@ class System(ABC):
     ) -> list[Picture]:
         """Keeps the first rows of the picture's tokens (half of them by default) and draws the rest from the prompt."""
         raise self.lacks("complete")
+
+    def edit(
+        self,
+        image: Image.Image,
+        mask: Image.Image,
+        prompt: str,
+        n: int = 4,
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+        **settings: Unpack[Settings],
+    ) -> list[Picture]:
+        """Paints the picture anew where the mask is white, from the prompt."""
+        raise self.lacks("edit")
 
     def resolve(self, n: int, seed: int, settings: Settings) -> Settings:
         """The defaults, overridden by what was asked (None asks for nothing), once all of it is known to make sense."""

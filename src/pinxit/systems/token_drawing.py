@@ -35,6 +35,11 @@ DEFAULTS: Settings = {
 """What is in force where a checkpoint and the person say nothing."""
 
 
+def defaults_of(config: TokenTransformerConfig) -> Settings:
+    """The settings that a transformer is drawn with: steps too, where it draws in any order."""
+    return Settings(**{**DEFAULTS, "steps": STEPS}) if config.order == "masked" else DEFAULTS
+
+
 class TokenDrawer:
     """A token transformer at work, one token after the other or many at once as it has learnt."""
 

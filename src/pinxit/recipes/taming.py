@@ -1,0 +1,144 @@
+"""Taming transformers and MaskGIT: a VQGAN, and a transformer over its codes, in turn or in any order.
+
+pinxit train taming --data SRC --out runs/taming
+pinxit train maskgit --data SRC --out runs/maskgit --part codec=runs/taming/codec
+pinxit generate "a red apple" --model runs/maskgit --steps 8
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from pinxit.jobs.encode import Encoded
+from pinxit.models import token_transformer
+from pinxit.objectives.masked_tokens import MaskedTokensConfig
+from pinxit.objectives.next_token import NextTokenConfig
+from pinxit.recipes.clip import clip, clip_tiny
+from pinxit.recipes.codecs import UNMEASURED, vqgan_recipe, vqgan_tiny
+from pinxit.recipes.pipeline import Pipeline
+from pinxit.recipes.recipe import DataConfig, Recipe
+from pinxit.recipes.tokens import ModelStage, TextDataConfig, TokensStage, build_transformer
+from pinxit.training.loop import TrainingConfig
+from pinxit.training.optimizers import OptimizerConfig
+
+PARTS = ("codec", "clip", "transformer")
+
+
+def taming_transformer(size: str = "small-64") -> Recipe:
+    """The transformer over the codes of any codec, after texts."""
+    return Recipe(
+        name="taming-transformer",
+        summary="The transformer of Taming: captions to the codes of a VQGAN.",
+        hardware="2 cores",
+        hours=None,
+        expected=UNMEASURED,
+        model=replace(token_transformer.SIZES[size], predicts_condition=False),
+        objective=NextTokenConfig(keep=0.9),
+        data=TextDataConfig(),
+        optimizer=OptimizerConfig(lr=2e-3, betas=(0.9, 0.95), matrices="muon", weight_decay=0.01, warmup=300),
+        training=TrainingConfig(steps=10_000, batch_size=64, ema_decay=0.999),
+        learns_from=lambda recipe, context: Encoded.load(context.part("tokens")),  # noqa: ARG005
+        build=partial(build_transformer, codec="codec"),
+        needs=("tokens",),
+    )
+
+
+def taming_transformer_tiny() -> Recipe:
+    """The same in seconds."""
+    recipe = taming_transformer("tiny-32")
+    return replace(
+        recipe,
+        name="taming-transformer-tiny",
+        summary="The recipe taming-transformer over 8x8 of 128 codes, in seconds.",
+        hardware="1 core",
+        data=TextDataConfig(captions={"short": 1.0}, bpe_dropout=0.0, validation=64),
+        optimizer=replace(recipe.optimizer, lr=4e-3, warmup=20),
+        training=replace(recipe.training, steps=800, batch_size=32, ema_decay=0.98),
+    )
+
+
+def maskgit_transformer(size: str = "small-64") -> Recipe:
+    """The same transformer, which tells hidden codes from all others."""
+    recipe = taming_transformer(size)
+    return replace(
+        recipe,
+        name="maskgit-transformer",
+        summary="The transformer of MaskGIT: hidden codes from captions and all other codes.",
+        model=replace(recipe.model, order="masked"),
+        objective=MaskedTokensConfig(),
+    )
+
+
+def maskgit_transformer_tiny() -> Recipe:
+    """The same in seconds."""
+    tiny, recipe = taming_transformer_tiny(), maskgit_transformer("tiny-32")
+    return replace(
+        tiny,
+        name="maskgit-transformer-tiny",
+        summary="The recipe maskgit-transformer over 8x8 of 128 codes, in seconds.",
+        model=recipe.model,
+        objective=recipe.objective,
+    )
+
+
+def taming() -> Pipeline:
+    """All of it at 64 pixels, on pictures of your own."""
+    return Pipeline(
+        name="taming",
+        summary="Taming transformers at 64 pixels: a VQGAN, and pictures from text over its codes.",
+        hardware="2 cores",
+        hours=None,
+        expected=UNMEASURED,
+        stages={
+            "codec": vqgan_recipe(),
+            "tokens": TokensStage(name="taming-tokens", data=DataConfig(), codec="codec"),
+            "clip": clip(),
+            "transformer": taming_transformer(),
+            "model": ModelStage(name="taming-model", kind="taming", parts=PARTS),
+        },
+    )
+
+
+def taming_tiny() -> Pipeline:
+    """All of it at 32 pixels, in about a minute."""
+    return replace(
+        taming(),
+        name="taming-tiny",
+        summary="Taming at 32 pixels in a minute, for tests and first tries.",
+        hardware="1 core",
+        stages={
+            **taming().stages,
+            "codec": vqgan_tiny(),
+            "clip": clip_tiny(),
+            "transformer": taming_transformer_tiny(),
+        },
+    )
+
+
+def maskgit() -> Pipeline:
+    """The same, drawn in a few steps."""
+    return replace(
+        taming(),
+        name="maskgit",
+        summary="MaskGIT at 64 pixels: pictures from text in a few steps over a VQGAN's codes, and parts anew.",
+        stages={
+            **taming().stages,
+            "transformer": maskgit_transformer(),
+            "model": ModelStage(name="maskgit-model", kind="maskgit", parts=PARTS),
+        },
+    )
+
+
+def maskgit_tiny() -> Pipeline:
+    """The same at 32 pixels, in about a minute."""
+    return replace(
+        taming_tiny(),
+        name="maskgit-tiny",
+        summary="MaskGIT at 32 pixels in a minute, for tests and first tries.",
+        stages={
+            **taming_tiny().stages,
+            "transformer": maskgit_transformer_tiny(),
+            "model": ModelStage(name="maskgit-model", kind="maskgit", parts=PARTS),
+        },
+    )

@@ -1,0 +1,94 @@
+"""What a token transformer draws for: a text, a class, an embedding of CLIP's, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pinxit.checkpoints.files import read_config
+from pinxit.errors import PinxitError, unknown
+from pinxit.models.token_transformer import TokenTransformerConfig
+from pinxit.systems.clip import CLIPSystem
+from pinxit.text.captions import clean
+from pinxit.text.tokenizer import Tokenizer, pad_per_position
+
+
+class Condition(Protocol):
+    """Prompts -> what the network is given: ids b l, or vectors b w. An empty prompt asks for nothing in particular."""
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class TextCondition:
+    """The tokens of the text, each padded with the pads of its positions; longer ones are cut."""
+
+    tokenizer: Tokenizer
+    length: int
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """Texts -> ids b l."""
+        ids = [self.tokenizer.encode_ids(clean(prompt)) for prompt in prompts]
+        return torch.from_numpy(pad_per_position(ids, self.length, self.tokenizer.vocab_size))
+
+
+@dataclass(frozen=True)
+class LabelCondition:
+    """One of some classes, by its name."""
+
+    labels: tuple[str, ...]
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """Names -> ids b 1."""
+        for prompt in prompts:
+            if prompt and prompt not in self.labels:
+                raise unknown("class", prompt, self.labels)
+        return torch.tensor([[self.labels.index(prompt) if prompt else len(self.labels)] for prompt in prompts])
+
+
+@dataclass(frozen=True)
+class EmbeddingCondition:
+    """CLIP's embedding of the text, in the place of that of a picture, by which the network has learnt."""
+
+    clip: CLIPSystem
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """Texts -> unit vectors b w; zeros for the empty one."""
+        asked = torch.tensor([bool(prompt) for prompt in prompts])
+        return self.clip.encode_text(list(prompts)) * asked[:, None]
+
+
+@dataclass(frozen=True)
+class NoCondition:
+    """Nothing: the network knows pictures alone."""
+
+    length: int
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """Empty prompts -> pads b l."""
+        if any(prompts):
+            raise PinxitError('This model draws without a text. Give an empty prompt, "".')
+        return torch.arange(self.length).expand(len(prompts), -1)
+
+
+def read_condition(folder: Path, config: TokenTransformerConfig, clip: CLIPSystem | None) -> Condition:
+    """The condition of the transformer in a checkpoint folder, which holds a tokenizer, tells "labels", or neither."""
+    if config.condition_vector is not None:
+        if clip is None:
+            raise PinxitError(f"{folder} draws for embeddings of a CLIP, which is not there.")
+        return EmbeddingCondition(clip)
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = Tokenizer.load(folder / "tokenizer.json")
+        if tokenizer.vocab_size != config.condition_vocabulary:
+            raise PinxitError(
+                f"The tokenizer has {tokenizer.vocab_size} ids, the transformer knows {config.condition_vocabulary}."
+            )
+        return TextCondition(tokenizer, config.condition_length)
+    if labels := read_config(folder).get("labels"):
+        return LabelCondition(tuple(labels))
+    return NoCondition(config.condition_length)
