@@ -43,9 +43,7 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
             "--guidance", type=click.FloatRange(0), metavar="G", help="How hard to follow the text; 1: plainly."
         ),
         click.option("--negative", metavar="TEXT", help="What guidance leads away from; needs guidance above 1."),
-        click.option(
-            "--steps", type=click.IntRange(1), metavar="K", help="Of drawing, where it draws in steps."
-        ),
+        click.option("--steps", type=click.IntRange(1), metavar="K", help="Of drawing, where it draws in steps."),
         click.option("--temperature", type=click.FloatRange(0), metavar="T", help="Below 1 plainer, above 1 wilder."),
         click.option("--top-k", type=click.IntRange(1), metavar="K", help="Draw among the K likeliest tokens."),
         click.option(
