@@ -118,11 +118,7 @@ def complete(
     system = _load(model, device)
     with _shown(prompt) as progress:
         made = system.complete(picture, prompt, keep_rows=keep_rows, seed=seed, progress=progress, **asked)
-    _tell_scores(made)
-    if is_picture(out):
-        _write_as(out, [made])
-    else:
-        _write_into(out, made, grid_only)
+    _write(out, made, grid_only)
 
 
 @click.command(short_help="Paint part of a picture anew.")
@@ -153,11 +149,7 @@ def edit(
     system = _load(model, device)
     with _shown(prompt) as progress:
         made = system.edit(picture, where, prompt, seed=seed, progress=progress, **asked)
-    _tell_scores(made)
-    if is_picture(out):
-        _write_as(out, [made])
-    else:
-        _write_into(out, made, grid_only)
+    _write(out, made, grid_only)
 
 
 def _seed(asked: dict[str, Any]) -> int:
@@ -185,6 +177,15 @@ def _shown(prompt: str) -> AbstractContextManager[Progress]:
 def _tell_scores(pictures: Sequence[Picture]) -> None:
     if scores := [f"{picture.score:.3f}" for picture in pictures if picture.score is not None]:
         click.echo(f"scores {' '.join(scores)}", err=True)
+
+
+def _write(out: Path, pictures: Sequence[Picture], grid_only: bool) -> None:
+    """Tells the scores of one prompt's pictures and writes them where `--out` says."""
+    _tell_scores(pictures)
+    if is_picture(out):
+        _write_as(out, [pictures])
+    else:
+        _write_into(out, pictures, grid_only)
 
 
 def _write_into(folder: Path, pictures: Sequence[Picture], grid_only: bool) -> None:
