@@ -9,8 +9,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
+from tests.parity.compvis import ends, published_state
 from tests.parity.test_dvae import random_weights
-from tests.parity.test_pyramids import ends, published_state
 from torch import Tensor, nn
 
 import pinxit
@@ -145,16 +145,22 @@ def test_the_command_says_what_it_found(tmp_path: Path) -> None:
 
 
 def test_the_hub_is_asked_for_pickles_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.save(taming(), tmp_path / "model.ckpt")
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    torch.save(taming(), hub / "model.ckpt")
     asked = []
 
     def fetch(address: str, files: list[str]) -> Path:
         asked.append((address, "*.ckpt" in files))
-        return tmp_path
+        return hub
 
     monkeypatch.setattr(catalogue, "fetch", fetch)
     convert("hf:somebody/vqgan", tmp_path / "ours")
-    assert asked == [("hf:somebody/vqgan", True)]
+    assert asked == [("hf:somebody/vqgan", False)], "there are weights, so nothing more is fetched"
+    (hub / "model.ckpt").rename(hub / "model")
+    with pytest.raises(PinxitError, match="holds no weights"):
+        convert("hf:somebody/vqgan", tmp_path / "others")
+    assert [pickles for _, pickles in asked[1:]] == [False, False, True]
     assert read_config(tmp_path / "ours")["converted_from"]["source"] == "hf:somebody/vqgan"
 
 
@@ -176,3 +182,38 @@ def test_what_is_unknown_is_told_with_what_is_known(tmp_path: Path) -> None:
     with pytest.raises(PinxitError, match=r"several weights: one.pt, two.pt. Give one of them"):
         convert(str(tmp_path / "empty"), tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
+
+
+def test_what_lies_in_the_folder_is_not_replaced(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    torch.save(taming(), models / "last.ckpt")
+    with pytest.raises(PinxitError, match=r"holds other things, which would be lost\. Give an empty folder"):
+        convert(str(models / "last.ckpt"), models)
+    assert (models / "last.ckpt").exists()
+    for _ in range(2):  # an earlier conversion may be
+        convert(str(models / "last.ckpt"), tmp_path / "ours")
+
+
+def test_weights_that_are_not_whole_are_told(tmp_path: Path) -> None:
+    state = taming()
+    torch.save({name: value for name, value in state.items() if name != "encoder.conv_in.bias"}, tmp_path / "a.pt")
+    with pytest.raises(PinxitError, match=r"a.pt is not whole, .*'encoder.0.bias' does not fit"):
+        convert(str(tmp_path / "a.pt"), tmp_path / "ours")
+    torch.save({name: value for name, value in state.items() if name != "encoder.mid.attn_1.k.bias"}, tmp_path / "b.pt")
+    with pytest.raises(PinxitError, match=r"b.pt is like a layout that is known here, but not quite: KeyError"):
+        convert(str(tmp_path / "b.pt"), tmp_path / "ours")
+    torch.save({name: value for name, value in state.items() if ".mid.attn_1" not in name}, tmp_path / "c.pt")
+    with pytest.raises(PinxitError, match="without attention in its middle is not read"):
+        convert(str(tmp_path / "c.pt"), tmp_path / "ours")
+    torch.save(state, tmp_path / "d.pt")
+    with pytest.raises(PinxitError, match="size=63 does not divide"):
+        convert(str(tmp_path / "d.pt"), tmp_path / "ours", size=63)
+    assert not (tmp_path / "ours").exists()
+
+
+def test_latents_of_stable_diffusion_xl_are_scaled_as_its_own(tmp_path: Path) -> None:
+    state = {f"first_stage_model.{name}": value for name, value in kl().items()}
+    save_file({**state, "conditioner.embedders.0.w": torch.ones(4)}, tmp_path / "xl.safetensors")
+    convert(str(tmp_path / "xl.safetensors"), tmp_path / "ours")
+    assert opened(tmp_path / "ours").network.config.scale == 0.13025

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pinxit.checkpoints.pickles import StandIn, read_pickle, tensors_of
+from pinxit.checkpoints.pickles import StandIn, read_pickle, read_tensors, tensors_of
 from pinxit.errors import PinxitError
 
 
@@ -77,7 +77,52 @@ def test_what_is_no_pickle_of_torch_is_refused_in_a_line(tmp_path: Path) -> None
 
 def test_torchscript_is_never_opened(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
-        for name in ("data.pkl", "constants.pkl", "code/__torch__.py"):
-            archive.writestr(f"script/{name}", "")
+        for name in ("data.pkl", "constants.pkl", "code/__torch__.py", "version"):
+            archive.writestr(f"script/{name}", "3\n")
     with pytest.raises(PinxitError, match="is a TorchScript program, which is never opened"):
         read_pickle(tmp_path / "script.pt")
+
+
+def test_a_program_that_hides_from_other_readers_is_known_by_torchs_own(tmp_path: Path) -> None:
+    """Two directories of the archive: Python reads the one just before the end, torch the one at the told offset."""
+    file = tmp_path / "hidden.pt"
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("data.pkl", "constants.pkl", "code/__torch__.py", "version"):
+            archive.writestr(f"script/{name}", "3\n")
+    data = file.read_bytes()
+    end = data.rindex(b"PK\x05\x06")
+    start = int.from_bytes(data[end + 16 : end + 20], "little")
+    crafted = data[:end] + data[start:end].replace(b"constants.pkl", b"innocents.pkl") + data[end:]
+    file.write_bytes(crafted)
+    assert "script/constants.pkl" not in zipfile.ZipFile(file).namelist()
+    with pytest.raises(PinxitError, match=r"hidden\.pt is a TorchScript program"):
+        read_pickle(file)
+
+
+def test_a_tensor_that_claims_more_than_there_is_is_refused(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(1).expand(100_000, 100_000)}, tmp_path / "large.pt")
+    with pytest.raises(PinxitError, match="tensor 'w' claims 10000000000 numbers, more than there are"):
+        read_tensors(tmp_path / "large.pt")
+
+
+def test_a_module_that_contains_itself_ends(tmp_path: Path) -> None:
+    network = Network()
+    network._modules["self"] = network
+    torch.save(network, tmp_path / "loop.pt")
+    with pytest.raises(PinxitError, match="contains itself"):
+        read_tensors(tmp_path / "loop.pt")
+
+
+class Patch:
+    """Unpickled, it writes into what the pickle may call."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return torch._utils._rebuild_tensor_v2, (), (None, {"__defaults__": (1,)})
+
+
+def test_what_may_be_called_cannot_be_written_into(tmp_path: Path) -> None:
+    before = torch._utils._rebuild_tensor_v2.__defaults__
+    torch.save({"x": Patch()}, tmp_path / "patch.pt")
+    with pytest.raises(PinxitError, match="cannot be read"):
+        read_pickle(tmp_path / "patch.pt")
+    assert torch._utils._rebuild_tensor_v2.__defaults__ == before

@@ -28,6 +28,7 @@ from pinxit.evaluation.retrieval import retrieval
 from pinxit.nn.similarity import psnr
 from pinxit.progress import Progress
 from pinxit.systems.clip import CLIPSystem
+from pinxit.systems.codec import Codec
 from pinxit.systems.token_system import TokenSystem
 
 
@@ -48,7 +49,7 @@ def test_fidelity_is_the_mean_over_pictures(monkeypatch: pytest.MonkeyPatch) -> 
     codec, pictures = make_codec(), [sample.image for sample in scenes(9)]
     eye = load_eye()
     whole, reconstructions = fidelity(codec, pictures, eye)
-    monkeypatch.setattr("pinxit.evaluation.fidelity.BATCH", 4)
+    monkeypatch.setattr(Codec, "batch", 4)
     parts, again = fidelity(codec, pictures, eye)
     assert (parts.psnr, parts.ssim, parts.perceptual) == pytest.approx((whole.psnr, whole.ssim, whole.perceptual))
     assert parts.feature_distance == pytest.approx(whole.feature_distance)

@@ -60,7 +60,7 @@ def codec() -> Codec:
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encode, "PART", 8)
-    monkeypatch.setattr(encode, "BATCH", 3)
+    monkeypatch.setattr(Codec, "batch", 3)
 
 
 def files(folder: Path) -> dict[str, bytes]:

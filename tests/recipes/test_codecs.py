@@ -83,6 +83,7 @@ def test_a_palette_is_placed_on_the_colours_that_there_are(tmp_path: Path) -> No
     stage.run(context)
     assert stage.done(context)
     assert not replace(stage, rounds=3).done(context)
+    assert not replace(stage, model=replace(stage.model, codes=8)).done(context)
     codec = pinxit.load(tmp_path, "cpu")
     assert isinstance(codec, Codec)
     assert (codec.kind, codec.shape, codec.codes) == ("palette", (16, 16), 32)

@@ -7,14 +7,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from pinxit.checkpoints import catalogue, from_compvis, from_diffusers, from_lpips, from_openai
-from pinxit.checkpoints.files import PICKLES, save_checkpoint, to_config
-from pinxit.checkpoints.pickles import read_pickle, tensors_of
+from pinxit.checkpoints.files import PICKLES, from_config, read_config, save_checkpoint, to_config
+from pinxit.checkpoints.pickles import read_tensors
 from pinxit.errors import PinxitError
+from pinxit.models.dvae import DVAE, DVAEConfig
+from pinxit.models.perceptual import LPIPS
+from pinxit.models.vae import VAE, VAEConfig
+from pinxit.models.vqgan import VQGAN, VQGANConfig
+
+NETWORKS: dict[str, tuple[Any, Any]] = {
+    "dvae": (DVAEConfig, DVAE),
+    "vae": (VAEConfig, VAE),
+    "vqgan": (VQGANConfig, VQGAN),
+    "lpips": (None, LPIPS),
+}
+"""What can come out: kind -> config and network."""
 
 LAYOUTS = (
     "OpenAI's dVAE (a folder with encoder.pkl and decoder.pkl)",
@@ -24,8 +37,12 @@ LAYOUTS = (
     "LPIPS with its VGG16 (of the package lpips, or inside a VQGAN: --part lpips)",
 )
 
-HUB_FILES = ["*.json", "*.safetensors", *(f"*{suffix}" for suffix in PICKLES)]
-"""What is fetched from the hub. Pickles are read with stand-ins for whatever they name (`checkpoints.pickles`)."""
+HUB_FILES = (
+    ["*.json", "vae/*.safetensors", "vqvae/*.safetensors"],
+    ["*.safetensors"],
+    [f"*{suffix}" for suffix in PICKLES],
+)
+"""What is fetched from the hub, until there are weights: the codec of a pipeline before all of it, pickles last."""
 
 
 class Converted(NamedTuple):
@@ -42,10 +59,18 @@ def convert(source: str, out: Path, *, part: str | None = None, size: int | None
     `part` is "lpips" for the perceptual distance inside a VQGAN's checkpoint. `size` is the side of the pictures it was
     trained on, where the weights do not tell. Raises PinxitError for what is unknown.
     """
+    _refuse_to_replace(out)
     path = _local(source)
-    layout, kind, config, state = _recognise(path, part)
+    try:
+        layout, kind, config, state = _recognise(path, part)
+    except (KeyError, TypeError, IndexError, ZeroDivisionError) as fault:
+        raise PinxitError(
+            f"{path} is like a layout that is known here, but not quite: {type(fault).__name__} at {fault}. Known are: "
+            f"{'; '.join(LAYOUTS)}."
+        ) from fault
     if size is not None:
         config = _with_size(config, size)
+    _check_fit(path, kind, config, state)
     said = {
         "kind": kind,
         "config": config,
@@ -54,6 +79,30 @@ def convert(source: str, out: Path, *, part: str | None = None, size: int | None
     }
     save_checkpoint(out, said, {kind: state}, card=_card(source, layout, kind))
     return Converted(kind, layout, sum(value.numel() for value in state.values()))
+
+
+def _refuse_to_replace(out: Path) -> None:
+    """Raises PinxitError where `out` holds anything but an earlier conversion, which the new one would replace."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        earlier = "converted_from" in read_config(out)
+    except PinxitError:
+        earlier = False
+    if not earlier:
+        raise PinxitError(f"{out} holds other things, which would be lost. Give an empty folder or a new one.")
+
+
+def _check_fit(path: Path, kind: str, config: Any, state: Mapping[str, Tensor]) -> None:
+    """Raises PinxitError where the weights are not those of the network that the config describes."""
+    with torch.device("meta"):
+        network = NETWORKS[kind][1](*([from_config(NETWORKS[kind][0], config)] if NETWORKS[kind][0] else []))
+    wanted = network.state_dict()
+    odd = sorted(wanted.keys() ^ state.keys()) or sorted(
+        name for name, value in wanted.items() if value.shape != state[name].shape
+    )
+    if odd:
+        raise PinxitError(f"{path} is not whole, or of another shape than its layout: {odd[0]!r} does not fit.")
 
 
 def _recognise(path: Path, part: str | None) -> tuple[str, str, dict[str, Any], dict[str, Tensor]]:
@@ -71,7 +120,7 @@ def _recognise(path: Path, part: str | None) -> tuple[str, str, dict[str, Any], 
                 return "openai", *_told(from_openai.dvae(encoder, decoder, size=256))
     state = _weights_in(path) if path.is_dir() else read_state(path)
     if part is None and (codec := from_compvis.codec_state(state)):
-        return "compvis", *_told(from_compvis.codec(codec))
+        return "compvis", *_told(from_compvis.codec(codec, from_compvis.scale_of(state)))
     if held := from_lpips.lpips_state(state):
         return "lpips", "lpips", {}, from_lpips.lpips(held)
     if from_openai.is_half(state):
@@ -96,7 +145,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         except (OSError, SafetensorError, ValueError) as fault:
             raise PinxitError(f"{file} is damaged or no safetensors file: {fault}.") from fault
-    return tensors_of(read_pickle(file))
+    return read_tensors(file)
 
 
 def _weights_in(folder: Path) -> dict[str, Tensor]:
@@ -125,7 +174,12 @@ def _diffusers(folder: Path) -> Mapping[str, Any] | None:
 
 def _local(source: str) -> Path:
     if source.startswith("hf:"):
-        return catalogue.fetch(source, HUB_FILES)
+        folder = catalogue.fetch(source, HUB_FILES[0])
+        for files in HUB_FILES[1:]:
+            if any(file.suffix in (".safetensors", *PICKLES) for file in folder.rglob("*")):
+                break
+            folder = catalogue.fetch(source, files)
+        return folder
     path = Path(source).expanduser()
     if not path.exists():
         raise PinxitError(f"{source!r} is no file and no folder. Give one, or hf:owner/name.")

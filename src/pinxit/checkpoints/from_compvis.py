@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from pinxit.checkpoints.pyramid_layout import Piece, take
+from pinxit.errors import PinxitError
 from pinxit.models.vae import VAEConfig
 from pinxit.models.vqgan import VQGANConfig
 from pinxit.nn.convolution import PyramidConfig
@@ -21,8 +22,8 @@ ATTENTION = {"norm": "norm", "query": "q", "key": "k", "value": "v", "out": "pro
 SIZE = 256
 """Of the pictures that all published ones were trained on."""
 
-STABLE_DIFFUSION_SCALE = 0.18215
-"""Of latents, in Stable Diffusion 1 and 2."""
+STABLE_DIFFUSION_SCALE, XL_SCALE = 0.18215, 0.13025
+"""Of latents, in Stable Diffusion 1 and 2 and in Stable Diffusion XL."""
 
 PREFIX = "first_stage_model."
 """Of the codec inside a larger model."""
@@ -35,8 +36,13 @@ def codec_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return held if {"encoder.conv_in.weight", "decoder.conv_out.weight", "quant_conv.weight"} <= held.keys() else {}
 
 
-def codec(state: Mapping[str, Tensor]) -> tuple[str, Any, dict[str, Tensor]]:
-    """Kind, config and weights of the codec whose own weights these are."""
+def scale_of(checkpoint: Mapping[str, Tensor]) -> float:
+    """What the latents of the KL codec in a checkpoint are scaled by: XL is known by its conditioner."""
+    return XL_SCALE if any(name.startswith("conditioner.") for name in checkpoint) else STABLE_DIFFUSION_SCALE
+
+
+def codec(state: Mapping[str, Tensor], scale: float = STABLE_DIFFUSION_SCALE) -> tuple[str, Any, dict[str, Tensor]]:
+    """Kind, config and weights of the codec whose own weights these are; `scale` is for f8 z4 KL codecs alone."""
     pyramid = pyramid_of(state)
     ours = take(state, pyramid, theirs, ATTENTION, skip="nin_shortcut")
     if "quantize.embedding.weight" in state:
@@ -50,8 +56,8 @@ def codec(state: Mapping[str, Tensor]) -> tuple[str, Any, dict[str, Tensor]]:
         ours |= {f"quantizer.to_logits.{kind}": state[f"quantize.proj.{kind}"] for kind in ("weight", "bias")}
         ours |= {"quantizer.vectors.weight": vectors, "quantizer.vectors.bias": vectors.new_zeros(d)}
         return "vqgan", VQGANConfig(pyramid, k, d, "gumbel"), ours
-    scale = STABLE_DIFFUSION_SCALE if pyramid.latent == 4 and pyramid.factor == 8 else 1.0
-    return "vae", VAEConfig(pyramid, scale), ours | _ends(state, "to_moments", "from_latents")
+    scaled = pyramid.latent == 4 and pyramid.factor == 8
+    return "vae", VAEConfig(pyramid, scale if scaled else 1.0), ours | _ends(state, "to_moments", "from_latents")
 
 
 def pyramid_of(state: Mapping[str, Tensor]) -> PyramidConfig:
@@ -60,6 +66,8 @@ def pyramid_of(state: Mapping[str, Tensor]) -> PyramidConfig:
     def count(pattern: str) -> int:
         return len({match[1] for name in state if (match := re.match(pattern, name))})
 
+    if "encoder.mid.attn_1.q.weight" not in state:
+        raise PinxitError("A codec without attention in its middle is not read here.")
     levels = count(r"encoder\.down\.(\d+)\.block\.")
     channels = state["encoder.conv_in.weight"].shape[0]
     widths = [state[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(levels)]

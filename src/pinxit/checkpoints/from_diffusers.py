@@ -17,6 +17,9 @@ ATTENTION = {"norm": "group_norm", "query": "to_q", "key": "to_k", "value": "to_
 OLD_ATTENTION = {"norm": "group_norm", "query": "query", "key": "key", "value": "value", "out": "proj_attn"}
 """As files from before diffusers 0.17 have it."""
 
+DEFAULT_SCALE = 0.18215
+"""Of latents, where an AutoencoderKL's config does not tell, as those of Stable Diffusion 1 do not."""
+
 PLAIN = {"DownEncoderBlock2D", "AttnDownEncoderBlock2D", "UpDecoderBlock2D", "AttnUpDecoderBlock2D"}
 
 
@@ -35,7 +38,7 @@ def codec(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> tuple[str, 
         for kind in ("weight", "bias"):
             ours[f"{before if vq else after}.{kind}"] = state[f"{name}.{kind}"]
     if not vq:
-        return "vae", VAEConfig(pyramid, float(config.get("scaling_factor", 1.0))), ours
+        return "vae", VAEConfig(pyramid, float(config.get("scaling_factor") or DEFAULT_SCALE)), ours
     if config.get("norm_type", "group") != "group" or config.get("lookup_from_codebook"):
         raise PinxitError("This VQModel is of a kind with other norms or lookups, which is not read here.")
     k, d = state["quantize.embedding.weight"].shape
@@ -51,7 +54,10 @@ def _pyramid(config: Mapping[str, Any]) -> PyramidConfig:
     if config.get("latents_mean") or config.get("shift_factor"):
         raise PinxitError("Latents that are shifted before they are scaled are not read here.")
     widths = config["block_out_channels"]
-    size = config.get("sample_size") or 256
+    if config.get("mid_block_add_attention") is False or config.get("use_quant_conv") is False:
+        raise PinxitError("A codec without attention in its middle, or without quant_conv, is not read here.")
+    told = config.get("sample_size") or 256
+    size = int(max(told) if isinstance(told, list | tuple) else told)
     size = max(size, 2 ** (len(widths) - 1))
     attends = [level for level, kind in enumerate(config["down_block_types"]) if kind.startswith("Attn")]
     return PyramidConfig(

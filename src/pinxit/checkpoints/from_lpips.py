@@ -17,7 +17,7 @@ def lpips_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Its own weights out of a checkpoint; empty where there are none."""
     inside = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
     held = inside or dict(state)
-    return held if {"net.slice1.0.weight", "lin0.model.1.weight"} <= held.keys() else {}
+    return held if {"net.slice5.28.weight", "lin4.model.1.weight"} <= held.keys() else {}
 
 
 def lpips(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

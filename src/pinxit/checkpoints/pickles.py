@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import pickle
 import types
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,35 @@ from torch import Tensor
 
 from pinxit.errors import PinxitError
 
+
+class _RebuildTensor:
+    """As torch's function, but nothing that a pickle could write into, and without the hooks."""
+
+    __slots__ = ()
+
+    def __call__(self, storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+        return torch._utils._rebuild_tensor(storage, offset, size, stride)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _RebuildParameter:
+    """The tensor alone."""
+
+    __slots__ = ()
+
+    def __call__(self, data: Tensor, *_: Any) -> Tensor:
+        return data
+
+
 ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("builtins", "set"): set,
     ("__builtin__", "set"): set,
     ("torch", "Size"): torch.Size,
     ("torch", "device"): torch.device,
-    ("torch._utils", "_rebuild_tensor"): torch._utils._rebuild_tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
-    ("torch.nn.parameter", "Parameter"): torch.nn.Parameter,
+    ("torch._utils", "_rebuild_tensor"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
+    ("torch.nn.parameter", "Parameter"): _RebuildParameter(),
     **{
         ("torch", str(dtype).removeprefix("torch.")): dtype
         for dtype in vars(torch).values()
@@ -86,25 +104,37 @@ HARMLESS = types.SimpleNamespace(Unpickler=Unpickler, load=_load, __name__="pinx
 """What `torch.load` takes for the pickle module."""
 
 
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of what `torch.save` wrote into `file`, on the CPU, by the names that its module gave them."""
+    held = read_pickle(file)
+    try:
+        found = tensors_of(held)
+    except RecursionError as fault:
+        raise PinxitError(f"{file} cannot be read: a module in it contains itself.") from fault
+    for name, value in found.items():
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise PinxitError(f"{file}: tensor {name!r} claims {value.numel()} numbers, more than there are.")
+    return found
+
+
 def read_pickle(file: Path) -> Any:
     """What `torch.save` wrote into `file`, with tensors on the CPU and stand-ins for objects of unknown classes."""
     try:
-        if zipfile.is_zipfile(file) and any(
-            name.endswith("/constants.pkl") for name in zipfile.ZipFile(file).namelist()
-        ):
+        if _is_program(file):
             raise PinxitError(f"{file} is a TorchScript program, which is never opened.")
         return torch.load(file, map_location="cpu", pickle_module=HARMLESS, weights_only=False)
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        pickle.UnpicklingError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        TypeError,
-    ) as fault:
+    except PinxitError:
+        raise
+    except Exception as fault:  # a file made to do harm may fail in any way
         raise PinxitError(f"{file} cannot be read as what torch.save writes: {fault}.") from fault
+
+
+def _is_program(file: Path) -> bool:
+    """Whether torch would run the file, told by its own reader: another might see another archive in the same bytes."""
+    with file.open("rb") as opened:
+        if opened.read(4) != b"PK\x03\x04":
+            return False
+    return "constants.pkl" in torch._C.PyTorchFileReader(str(file)).get_all_records()
 
 
 def tensors_of(held: Any) -> dict[str, Tensor]:

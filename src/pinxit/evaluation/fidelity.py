@@ -12,12 +12,10 @@ from PIL import Image
 from pinxit.data.images import to_tensor
 from pinxit.evaluation.distances import frechet
 from pinxit.evaluation.features import Eye
+from pinxit.models.autoencoder import entries
 from pinxit.nn.quantizers import usage
 from pinxit.nn.similarity import psnr, ssim
 from pinxit.systems.codec import Codec
-
-BATCH = 64
-"""Pictures that go through the codec at once."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Fidelity:
     codes: int | None
     """k, how many there are; None where codes are numbers, and so with the next two."""
     codes_used: float | None
-    """The share of the codes that occurred."""
+    """The share of the codes that occurred; the least, where there are several codebooks, as with the next."""
     code_perplexity: float | None
     """exp(entropy) over the number of codes: 1 where all occur equally often."""
 
@@ -60,9 +58,10 @@ def fidelity(codec: Codec, pictures: Sequence[Image.Image], eye: Eye) -> tuple[F
     """The measures over pictures in the codec's size, of which there is at least one, and their reconstructions."""
     reconstructions: list[Image.Image] = []
     likeness, structure, looks = [], [], []
-    counts = torch.zeros(codec.codes or 0, dtype=torch.int64)
-    for start in range(0, len(pictures), BATCH):
-        before = pictures[start : start + BATCH]
+    grids = codec.autoencoder.grids
+    counts = torch.zeros((codec.codes or 0) * len(grids), dtype=torch.int64)
+    for start in range(0, len(pictures), codec.batch):
+        before = pictures[start : start + codec.batch]
         codes = codec.encode(before)
         after = codec.decode(codes)
         x, y = (torch.stack([to_tensor(picture) for picture in side]) for side in (before, after))
@@ -72,9 +71,12 @@ def fidelity(codec: Codec, pictures: Sequence[Image.Image], eye: Eye) -> tuple[F
             torch.manual_seed(0)  # where patches are cut
             looks.append(eye.distance(x, y))
         if codec.codes is not None:
-            counts += torch.bincount(codes.flatten().cpu(), minlength=codec.codes)
+            counts += torch.bincount(entries(codes, codec.codes, grids).cpu(), minlength=len(counts))
         reconstructions += after
-    used, perplexity = usage(counts) if codec.codes is not None else (None, None)
+    used, perplexity = None, None
+    if codec.codes is not None:
+        each = [usage(one) for one in counts.chunk(len(grids))]
+        used, perplexity = min(share for share, _ in each), min(share for _, share in each)
     means = (torch.cat(parts).mean().item() for parts in (likeness, structure, looks))
     bits = 16.0 if codec.codes is None else math.log2(codec.codes)
     per_pixel = bits * math.prod(codec.shape) / codec.size**2

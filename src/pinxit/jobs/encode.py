@@ -32,9 +32,6 @@ KIND = "codes"
 PART = 4096
 """Samples that are encoded between two savings."""
 
-BATCH = 64
-"""Pictures that go through the codec at once."""
-
 
 @dataclass(frozen=True)
 class EncodedSample:
@@ -183,7 +180,7 @@ def _encode_part(
     codes = [torch.empty(0, math.prod(codec.shape), dtype=kept)]
     rows = []
     samples = _good(pairs, positions, codec.size, faults)
-    while batch := list(itertools.islice(samples, BATCH)):
+    while batch := list(itertools.islice(samples, codec.batch)):
         codes.append(codec.encode([sample.image for sample in batch]).flatten(1).to("cpu", kept))
         rows += [{"key": sample.key, "captions": sample.captions} for sample in batch]
         told(len(rows))

@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 Bottleneck = Callable[[str, Tensor], Tensor]
 """The name of a quantizer and the features that reach it -> what the decoder gets. What happens in between while the
 network learns is the objective's choice."""
+
+
+def entries(codes: Tensor, k: int, grids: tuple[int, ...]) -> Tensor:
+    """Which vector of all codebooks each code is, any shape -> flat, when there is a codebook of k for each grid.
+
+    Codes of several grids (sides, in their order) are b n; the second codebook's count from k, and so on.
+    """
+    if len(grids) == 1:
+        return codes.flatten()
+    starts = torch.cat([torch.full((side**2,), k * level) for level, side in enumerate(grids)])
+    return (codes + starts.to(codes.device)).flatten()
 
 
 class Autoencoder(Protocol):
@@ -33,6 +45,11 @@ class Autoencoder(Protocol):
     @property
     def code_shape(self) -> tuple[int, ...]:
         """The codes of one picture of `size`: h w, or n where there are several grids; c h w where they are numbers."""
+        ...
+
+    @property
+    def grids(self) -> tuple[int, ...]:
+        """Sides of the grids of codes at `size`, one codebook each; coarsest first."""
         ...
 
     def encode(self, pixels: Tensor) -> Tensor:

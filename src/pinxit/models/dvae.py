@@ -141,6 +141,11 @@ class DVAE(nn.Module):
         return self.config.codes
 
     @property
+    def grids(self) -> tuple[int, ...]:
+        """Sides of the grids of codes at `size`, one codebook each."""
+        return (self.config.grid,)
+
+    @property
     def code_shape(self) -> tuple[int, ...]:
         """h w of a picture of `size`."""
         return self.config.grid, self.config.grid

@@ -43,6 +43,11 @@ class Palette(nn.Module):
         return self.config.codes
 
     @property
+    def grids(self) -> tuple[int, ...]:
+        """Sides of the grids of codes at `size`, one codebook each."""
+        return (self.config.size,)
+
+    @property
     def code_shape(self) -> tuple[int, ...]:
         """h w of a picture of `size`."""
         return self.config.size, self.config.size

@@ -64,6 +64,11 @@ class VAE(nn.Module):
         return
 
     @property
+    def grids(self) -> tuple[int, ...]:
+        """Sides of the grids of codes at `size`, one codebook each."""
+        return (self.config.pyramid.grid,)
+
+    @property
     def code_shape(self) -> tuple[int, ...]:
         """z h w of a picture of `size`."""
         return self.config.pyramid.latent, self.config.pyramid.grid, self.config.pyramid.grid

@@ -106,6 +106,11 @@ class VQGAN(nn.Module):
         return self.config.codes
 
     @property
+    def grids(self) -> tuple[int, ...]:
+        """Sides of the grids of codes at `size`, one codebook each."""
+        return (self.config.pyramid.grid,)
+
+    @property
     def code_shape(self) -> tuple[int, ...]:
         """h w of a picture of `size`."""
         return self.config.pyramid.grid, self.config.pyramid.grid

@@ -67,9 +67,9 @@ class VQVAEConfig:
 
 
 SIZES = {
-    # As published for ImageNet at 128 px: 32x32 of 512 codes.
+    # For 128 px, to 32x32 of 512 codes, in the proportions that public implementations share.
     "paper": VQVAEConfig(size=128, codes=512, dimensions=64, width=128, blocks=2, residual_width=32, halvings=2),
-    # As published for 256 px: 32x32 over 64x64 of 512 codes.
+    # For 256 px, to 32x32 over 64x64 of 512 codes, likewise.
     "paper-2": VQVAEConfig(
         size=256, codes=512, dimensions=64, width=128, blocks=2, residual_width=32, halvings=2, levels=2
     ),
@@ -192,6 +192,11 @@ class VQVAE(nn.Module):
     def codes(self) -> int:
         """k, of each codebook."""
         return self.config.codes
+
+    @property
+    def grids(self) -> tuple[int, ...]:
+        """Sides of the grids of codes at `size`, one codebook each."""
+        return self.config.grids
 
     @property
     def code_shape(self) -> tuple[int, ...]:

@@ -62,6 +62,10 @@ class DirectCodes(nn.Module):
         return (F.embedding(ids, self.vectors.weight[:, :, 0, 0].t()) + self.vectors.bias).permute(0, 3, 1, 2)
 
 
+COMPARED = 2**25
+"""Distances that are held at once."""
+
+
 class Codebook(nn.Module):
     """k vectors, of which every feature takes the nearest (van den Oord et al. 2017, equations 1 and 2).
 
@@ -89,12 +93,18 @@ class Codebook(nn.Module):
             features.shape[0], *features.shape[2:]
         )
 
+    @torch.no_grad()
     def nearest_to(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Prepared rows m d -> squared distances to the nearest vectors and their ids, m each."""
+        """Prepared rows m d -> squared distances to the nearest vectors and their ids, m each, in blocks."""
         with torch.autocast(rows.device.type, enabled=False):  # bfloat16 cannot tell neighbouring codes apart
             vectors = self.vectors
-            distances, ids = torch.addmm(vectors.square().sum(1), rows, vectors.t(), alpha=-2).min(1)
-            return distances + rows.square().sum(1), ids
+            lengths = vectors.square().sum(1)
+            found = [
+                torch.addmm(lengths, block, vectors.t(), alpha=-2).min(1)
+                for block in torch.split(rows, max(1, COMPARED // len(vectors)))
+            ]
+            distances = torch.cat([block.values for block in found]) + rows.square().sum(1)
+            return distances, torch.cat([block.indices for block in found])
 
     def look_up(self, ids: Tensor) -> Tensor:
         """b h w -> b d h w."""
@@ -154,26 +164,33 @@ class Following(nn.Module):
     @torch.no_grad()
     def update(self, codebook: Codebook, features: Tensor, *, move: bool = True) -> None:
         """A step towards `features`, b d h w. Without `move` codes are placed and restarted, but not moved."""
-        rows = _gather(codebook.prepare(features.detach()).movedim(1, -1).flatten(0, 2))  # m d
+        rows = codebook.prepare(features.detach()).movedim(1, -1).flatten(0, 2)  # m d, of this process
         generator = torch.Generator().manual_seed(int(self.updates))
-        if self.updates == 0:
-            place(codebook, rows, generator)
-        distances, counts, sums = served(codebook, rows)
         first = self.updates == 0
+        if first:
+            place(codebook, _gather(rows), generator)
+        distances, counts, sums = served(codebook, rows)
+        _add_up(counts)
+        _add_up(sums)
         self.counts.lerp_(counts, 1.0 if first else 1 - self.decay)
         self.sums.lerp_(sums, 1.0 if first else 1 - self.decay)
         if move:
             set_to_means(codebook, self.counts, self.sums)
 
-        share = len(rows) / len(self.counts)
+        total = len(rows) * _processes()
+        share = total / len(self.counts)
         unused = (self.counts < self.dead * share).nonzero()[:, 0]
-        worst = distances.argsort(descending=True)[: max(len(unused), len(rows) // 8)]
-        chosen = worst[torch.randperm(len(worst), generator=generator).to(worst.device)][: len(unused)]
+        candidates = max(len(unused), total // 8)
+        worst = distances.argsort(descending=True)[:candidates]
+        worst_rows, far = _gather(rows[worst]), _gather(distances[worst])
+        worst_rows = worst_rows[far.argsort(descending=True)[:candidates]]
+        chosen = worst_rows[torch.randperm(len(worst_rows), generator=generator).to(rows.device)][: len(unused)]
         restarted = unused[: len(chosen)]
-        codebook.embedding[restarted] = rows[chosen]
+        codebook.embedding[restarted] = chosen
         self.counts[restarted] = share
-        self.sums[restarted] = rows[chosen] * share
+        self.sums[restarted] = chosen * share
         self.updates += 1
+        _take_over(codebook.embedding)  # sums on GPUs differ in their last bits
 
 
 @torch.no_grad()
@@ -204,10 +221,26 @@ def set_to_means(codebook: Codebook, counts: Tensor, sums: Tensor) -> None:
     codebook.embedding.copy_(torch.where(counts[:, None] > 1e-6, means, codebook.embedding))
 
 
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _add_up(value: Tensor) -> None:
+    """The sum over all processes, in place."""
+    if _processes() > 1:
+        dist.all_reduce(value)
+
+
+def _take_over(value: Tensor) -> None:
+    """That of the first process, in place."""
+    if _processes() > 1:
+        dist.broadcast(value, 0)
+
+
 def _gather(rows: Tensor) -> Tensor:
-    """The rows of all processes, in the order of their ranks."""
-    if not (dist.is_available() and dist.is_initialized()):
+    """The rows of all processes, equally many each, in the order of their ranks."""
+    if _processes() == 1:
         return rows
-    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    parts = [torch.empty_like(rows) for _ in range(_processes())]
     dist.all_gather(parts, rows.contiguous())
     return torch.cat(parts)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from pinxit.objectives.bottlenecks import ramp
+from pinxit.objectives.bottlenecks import no_gradient, ramp
 from pinxit.objectives.objective import Batch, Numbers, Objective
 from pinxit.objectives.reconstruction import Reconstruction
 
@@ -62,7 +62,7 @@ class AdversarialReconstruction(Objective):
         """`batch["pixels"]` b 3 h w in [-1, 1]. The codec's turn comes first."""
         judged = step >= self.config.start
         if turn == "discriminator":
-            return self._judge(batch["pixels"]) if judged else (self._nothing(turn), {})
+            return self._judge(batch["pixels"]) if judged else (no_gradient(*self.discriminator.parameters()), {})
         made = self.reconstruction.reconstruct(batch["pixels"], step)
         loss, numbers = made.distortion + made.penalty, made.numbers
         if judged:
@@ -92,9 +92,6 @@ class AdversarialReconstruction(Objective):
         real, made = self.discriminator(pixels).float(), self.discriminator(self._made.pop(0)).float()
         loss = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + made).mean())
         return loss, {"real": real.detach().mean(), "made": made.detach().mean()}
-
-    def _nothing(self, turn: str) -> Tensor:
-        return 0.0 * torch.stack([value.sum() for _, value in self.parameters_of(turn)]).sum()
 
     def validate(self, batch: Batch, step: int) -> Numbers:
         """As without an adversary."""

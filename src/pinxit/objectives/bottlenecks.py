@@ -120,7 +120,7 @@ class Nearest(nn.Module):
         if c.moved_by == "gradient":
             penalty = penalty + F.mse_loss(vectors, features.detach())
         else:
-            penalty = penalty + _no_gradient(quantizer.embedding)
+            penalty = penalty + no_gradient(quantizer.embedding)
         numbers = {"quantization_error": (features - vectors).detach().square().sum(1).mean()}
         passed = features if step < c.continuous else features + (vectors - features).detach()
         return Passed(passed, penalty, numbers)
@@ -171,7 +171,7 @@ class Gumbel(nn.Module):
             following.update(codes.codebook, directions)
         noise = torch.randn_like(directions) * directions.shape[1] ** -0.5
         noisy = F.normalize(directions + self.config.noise * noise, dim=1)
-        return Passed(noisy, _no_gradient(codes.codebook.embedding, codes.log_scale), {})
+        return Passed(noisy, no_gradient(codes.codebook.embedding, codes.log_scale), {})
 
 
 def bottleneck(config: BottleneckConfig, quantizers: Mapping[str, nn.Module]) -> Gaussian | Nearest | Gumbel:
@@ -185,7 +185,7 @@ def bottleneck(config: BottleneckConfig, quantizers: Mapping[str, nn.Module]) ->
             return Gumbel(config, quantizers)
 
 
-def _no_gradient(*parameters: Tensor) -> Tensor:
+def no_gradient(*parameters: Tensor) -> Tensor:
     """Zero, of parameters that take no part: processes that average gradients expect one from every parameter."""
     return 0.0 * torch.stack([parameter.sum() for parameter in parameters]).sum()
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pinxit.data.images import grid, to_pil
-from pinxit.models.autoencoder import Trainable
+from pinxit.models.autoencoder import Trainable, entries
 from pinxit.nn.logit_laplace import negative_log_likelihood
 from pinxit.nn.quantizers import usage
 from pinxit.nn.similarity import psnr, ssim
@@ -76,8 +76,8 @@ class Reconstruction(Objective):
         self.distance = distance.requires_grad_(False) if distance is not None else None
         self.register_buffer("examples", examples, persistent=False)
         self.examples: Tensor
-        self.counts = torch.zeros(self.codec.codes or 0, dtype=torch.int64)
-        """How often validation has met each code."""
+        self.counts = torch.zeros((self.codec.codes or 0) * len(self.codec.grids), dtype=torch.int64)
+        """How often validation has met each code, of each codebook in turn."""
 
     @property
     def codec(self) -> Trainable:
@@ -139,19 +139,21 @@ class Reconstruction(Objective):
         codes = self.codec.encode(pixels)
         made = self.codec.decode(codes).clamp(-1, 1)
         if len(self.counts):
-            self.counts += torch.bincount(codes.reshape(-1).cpu(), minlength=len(self.counts))
+            met = entries(codes, self.codec.codes or 0, self.codec.grids)
+            self.counts += torch.bincount(met.cpu(), minlength=len(self.counts))
         numbers: dict[str, Tensor | float] = {"psnr": psnr(made, pixels).mean(), "ssim": ssim(made, pixels).mean()}
         if self.distance is not None:
             numbers["perceptual"] = self.distance(made, pixels).mean()
         return numbers
 
     def conclude(self, gather: Callable[[Tensor], list[Tensor]]) -> Numbers:
-        """The share of the codes that occurred at all, and their perplexity as a share."""
+        """The share of the codes that occurred at all, and their perplexity as a share; the least of all codebooks."""
         if not len(self.counts):
             return {}
-        used, perplexity = usage(torch.stack(gather(self.counts)).sum(0))
+        counts = torch.stack(gather(self.counts)).sum(0)
         self.counts.zero_()
-        return {"codes_used": used, "code_perplexity": perplexity}
+        used, perplexity = zip(*(usage(one) for one in counts.chunk(len(self.codec.grids))), strict=True)
+        return {"codes_used": min(used), "code_perplexity": min(perplexity)}
 
     def preview(self) -> Image.Image | None:
         """Rows of up to eight examples, each above its reconstructions; None where there are no examples."""

@@ -4,7 +4,7 @@
     pinxit reconstruct photo.png --model runs/vqgan
     pinxit evaluate runs/vqgan --data SRC
 
-`recipes.codecs_paper` has the published sizes and settings.
+The published sizes are named in `models`, such as `vqgan.SIZES["f16-16384"]`.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def build_codec(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
     network = NETWORKS[kind].network(config)
     training, held = hold_back(pairs, data.validation)
     plain = Pixels(network.size)
-    validation = held_batches(held, plain, VALIDATION_BATCH)
+    validation = held_batches(held, plain, max(1, VALIDATION_BATCH * 64**2 // max(network.size, 64) ** 2))
     examples = next(iter(validation()))["pixels"][:16] if validation else torch.empty(0, 3, 8, 8)
     eye = load_eye(context.parts.get("perceptual")) if wanted.perceptual else None
     if eye:
@@ -140,6 +140,7 @@ def _codec(name: str, summary: str, expected: str, **settings: Any) -> Recipe:
             "training": TrainingConfig(steps=10_000, batch_size=32, ema_decay=0.998, channels_last=True),
             "learns_from": open_source,
             "build": build_codec,
+            "takes": ("perceptual",),
             **settings,
         },
     )
@@ -168,7 +169,7 @@ def dalle1_dvae(size: str = "small-64") -> Recipe:
     return _codec(
         name="dalle1-dvae",
         summary="The discrete VAE of DALL·E 1: pictures to 8x8 codes and back.",
-        expected="on emoji 22 dB and three quarters of the codes used (after 12,000 steps)",
+        expected="on emoji 22 dB and three quarters of the codes used, after 12,000 steps",
         model=dvae.SIZES[size],
         objective=CodecObjectiveConfig(
             GumbelConfig(kl_weight=0.05, kl_warmup=500, temperature=(1.0, 1 / 16), anneal=4_000, continuous=3_000),
@@ -216,7 +217,7 @@ def kl(size: str = "small-64") -> Recipe:
     """What latent diffusion works in."""
     return _codec(
         name="kl",
-        summary="The KL autoencoder of latent diffusion: sharp pictures from 8x8 of 16 numbers.",
+        summary="The KL autoencoder of latent diffusion: pictures to 8x8 of 16 numbers and back.",
         expected=UNMEASURED,
         hours=None,
         model=vae.SIZES[size],
@@ -267,10 +268,10 @@ SMALL = DiscriminatorConfig(width=32, layers=2)
 
 
 def vqgan_recipe(size: str = "small-64") -> Recipe:
-    """Codes whose pictures are sharp."""
+    """Codes that look right rather than be near."""
     return _codec(
         name="vqgan",
-        summary="VQGAN: sharp pictures from 8x8 of 1,024 codes.",
+        summary="VQGAN: pictures to 8x8 of 1,024 codes and back, against a discriminator.",
         expected=UNMEASURED,
         hours=None,
         model=vqgan.SIZES[size],

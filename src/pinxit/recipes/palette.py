@@ -81,7 +81,8 @@ class PaletteStage:
         return torch.cat(rows)
 
     def _said(self, context: Context, pairs: Pairs) -> dict[str, Any]:
-        recipe = {"pictures": self.pictures, "rounds": self.rounds, "data": to_config(self.data)}
+        recipe: dict[str, Any] = {name: to_config(getattr(self, name)) for name in ("model", "data")}
+        recipe |= {"pictures": self.pictures, "rounds": self.rounds}
         return {"recipe": recipe, "data": context.describe(pairs), "licence": self.licence}
 
 

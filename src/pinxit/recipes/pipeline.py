@@ -31,9 +31,10 @@ class Pipeline:
     def run(self, context: Context) -> None:
         """Runs what is neither done yet nor taken from elsewhere; says what was skipped and what comes next."""
         names = list(self.stages)
+        known = [*names, *(part for stage in self.stages.values() for part in getattr(stage, "takes", ()))]
         for part in context.parts:
-            if part not in names:
-                raise unknown("part", part, names)
+            if part not in known:
+                raise unknown("part", part, known)
         for number, (name, stage) in enumerate(self.stages.items(), start=1):
             place = f"Stage {number} of {len(names)}, {name}"
             inner = replace(context, out=context.out / name)

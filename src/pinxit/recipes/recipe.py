@@ -180,6 +180,8 @@ class Recipe:
     """Of the weights; goes into the model's config.json."""
     needs: tuple[str, ...] = ()
     """The stages whose products this one learns from. If one of them was made anew, this one is no longer done."""
+    takes: tuple[str, ...] = ()
+    """Parts that `--part` may name beyond stages; they count as those do."""
 
     settings: ClassVar[tuple[str, ...]] = ("model", "objective", "data", "optimizer", "training", "licence")
 
@@ -233,7 +235,8 @@ class Recipe:
             )
 
     def _said(self, context: Context, source: Source) -> dict[str, Any]:
-        made_from = {name: context.fingerprint(name) for name in self.needs}
+        given = [name for name in self.takes if name in context.parts]
+        made_from = {name: context.fingerprint(name) for name in (*self.needs, *given)}
         return {"recipe": self.resolved(), "data": context.describe(source), "made_from": made_from}
 
     def _train(self, run: Run, said: Mapping[str, Any], context: Context) -> None:

@@ -216,6 +216,11 @@ def build_transformer(recipe: Recipe, context: Context, encoded: Encoded, *, cod
         return _paint(network, draws, tokenizer, prompts) if prompts else None
 
     wanted = recipe.objective
+    if (asked.order == "masked") != isinstance(wanted, MaskedTokensConfig):
+        raise PinxitError(
+            f"model.order={asked.order} does not go with {type(wanted).__name__}: the network would be shown what it "
+            "is to tell. The recipes maskgit-transformer and taming-transformer have what goes together."
+        )
     objective: Objective
     if isinstance(wanted, MaskedTokensConfig):
         objective = MaskedTokens(network, wanted, paint)

@@ -112,6 +112,11 @@ class Codec(System):
         return self.shape[0], self.shape[1]
 
     @property
+    def batch(self) -> int:
+        """Pictures to pass at once: 64 of 64 pixels a side, fewer of larger ones."""
+        return max(1, 64 * 64**2 // self.size**2)
+
+    @property
     def fingerprint(self) -> str:
         """A name for these weights; codes of codecs that differ in it mean different things."""
         digest = hashlib.blake2b(digest_size=8)
@@ -130,7 +135,8 @@ class Codec(System):
     def decode(self, codes: Tensor) -> list[Image.Image]:
         """Codes b *shape -> pictures."""
         self._check(codes)
-        pixels = self.autoencoder.decode(codes.to(self.device))
+        codes = codes.to(self.device, torch.float32 if self.codes is None else torch.int64)
+        pixels = self.autoencoder.decode(codes)
         return [to_pil(picture) for picture in pixels.float().clamp(-1, 1)]
 
     def reconstruct(self, images: Image.Image | Sequence[Image.Image]) -> list[Image.Image]:
@@ -140,6 +146,8 @@ class Codec(System):
     def _check(self, codes: Tensor) -> None:
         given = f"Codes of shape {tuple(codes.shape)} and type {codes.dtype} cannot be decoded"
         axes = {1: "b n", 2: "b h w", 3: "b c h w"}[len(self.shape)]
+        if not codes.numel() or codes.dtype == torch.bool:
+            raise PinxitError(f"{given}: give at least one picture's, as numbers.")
         if self.codes is None:
             if codes.ndim != 4 or codes.shape[1] != self.shape[0] or not codes.is_floating_point():
                 raise PinxitError(f"{given}: give numbers {axes} with c = {self.shape[0]}.")
