@@ -1,6 +1,9 @@
 """Every codec's recipe, run for a few steps through the loop and asked for what it can; whole runs are slow."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +77,24 @@ def test_a_run_that_was_cut_goes_on_to_the_same_weights(name: str, tmp_path: Pat
     kind = read_config(tmp_path / "cut" / "model")["kind"]
     one, other = (read_tensors(tmp_path / run / "model", kind) for run in ("cut", "uncut"))
     assert all(torch.equal(one[key], value) for key, value in other.items())
+
+
+def test_two_turns_and_a_codebook_go_through_two_processes(tmp_path: Path) -> None:
+    settings = ["training.steps=4", "training.batch_size=8", "training.accumulate=2", "data.validation=6"]
+    settings += ["training.precision=float32", "objective.adversary.start=1", "objective.adversary.alone=1"]
+    settings += ["objective.adversary.warmup=2", "objective.adversary.weight=0.0"]
+    words = ["train", "vqgan-tiny", "--data", "scenes:80", *(word for one in settings for word in ("--set", one))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for processes in (1, 2):
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        command = [sys.executable, *launcher, "-m", "pinxit", *words, "--out", str(tmp_path / str(processes))]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr
+    logs = [(tmp_path / run / "log.jsonl").read_text().splitlines() for run in ("1", "2")]
+    one, two = ([json.loads(line) for line in log] for log in logs)
+    assert any("discriminator/real" in row for row in two)
+    assert two[-1]["validation/psnr"] == pytest.approx(one[-1]["validation/psnr"], abs=1.0)
+    assert two[-1]["validation/codes_used"] == pytest.approx(one[-1]["validation/codes_used"], abs=0.15)
 
 
 def test_a_palette_is_placed_on_the_colours_that_there_are(tmp_path: Path) -> None:
