@@ -41,7 +41,7 @@ def config_like(**settings: object) -> TokenTransformerConfig:
 @pytest.fixture(scope="module")
 def maskgit() -> TokenSystem:
     tokenizer, config = make_tokenizer(), config_like(order="masked")
-    drawer = TokenDrawer(made(config), torch.device("cpu"))
+    drawer = TokenDrawer.ready(made(config), torch.device("cpu"))
     system = TokenSystem("maskgit", make_codec(), drawer, TextCondition(tokenizer, 16), make_clip(tokenizer))
     system.name = "tiny"
     return system
@@ -144,7 +144,7 @@ def test_a_saved_one_draws_the_same(maskgit: TokenSystem, tmp_path: Path) -> Non
 
 
 def taming(config: TokenTransformerConfig, **said: object) -> tuple[TokenSystem, dict[str, object]]:
-    drawer = TokenDrawer(made(config), torch.device("cpu"))
+    drawer = TokenDrawer.ready(made(config), torch.device("cpu"))
     return TokenSystem("taming", make_codec(), drawer, NoCondition(config.condition_length)), said
 
 

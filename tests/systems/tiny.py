@@ -49,7 +49,7 @@ def make_transformer(tokenizer: Tokenizer, codec: Codec) -> TokenTransformer:
 
 
 def make_drawer(tokenizer: Tokenizer, codec: Codec) -> TokenDrawer:
-    return TokenDrawer(make_transformer(tokenizer, codec), torch.device("cpu"))
+    return TokenDrawer.ready(make_transformer(tokenizer, codec), torch.device("cpu"))
 
 
 def make_clip(tokenizer: Tokenizer) -> CLIPSystem:

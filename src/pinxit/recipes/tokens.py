@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -20,12 +20,13 @@ from PIL import Image
 from pinxit.checkpoints.files import read_config, read_tensors, replace_folder, to_config, write_config, write_tensors
 from pinxit.data.augment import moved
 from pinxit.data.images import Colour, grid
+from pinxit.data.loader import Transform
 from pinxit.data.recolour import recolour, recolourable
 from pinxit.data.sample import BadSample, Captions, Pairs, Sample, draw_caption
 from pinxit.errors import PinxitError, unknown
 from pinxit.jobs import encode
 from pinxit.jobs.encode import Encoded, EncodedSample
-from pinxit.models.token_transformer import Continuation, TokenTransformer, TokenTransformerConfig
+from pinxit.models.token_transformer import TokenTransformer, TokenTransformerConfig
 from pinxit.objectives.masked_tokens import MaskedTokens, MaskedTokensConfig
 from pinxit.objectives.next_token import NextToken, NextTokenConfig
 from pinxit.objectives.objective import Objective
@@ -34,12 +35,10 @@ from pinxit.recipes.clip import train_tokenizer
 from pinxit.recipes.codecs import VALIDATION_BATCH
 from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, held_batches
 from pinxit.systems.codec import Codec, read_codec_config, size_of
+from pinxit.systems.conditions import Condition, NoCondition, TextCondition
 from pinxit.systems.system import Settings, check
-from pinxit.systems.token_drawing import DEFAULTS, STEPS
-from pinxit.text.captions import clean
+from pinxit.systems.token_drawing import DEFAULTS, TokenDrawer
 from pinxit.text.tokenizer import Tokenizer, pad_per_position
-from pinxit.tokens.parallel import fill, noise
-from pinxit.tokens.sampler import Choice, sample, uniforms
 
 # The codes, once.
 
@@ -192,63 +191,103 @@ class Stream:
         return {"condition": pad_per_position([ids], self.length, self.tokenizer.vocab_size)[0], "image": sample.codes}
 
 
+@dataclass(frozen=True)
+class CodesDataConfig:
+    """Codes alone, without anything to draw them after."""
+
+    validation: int = 256
+    """Pictures held back for validation, though never more than a tenth of all."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """An encoded sample -> `condition` l, which is nothing but pads, and `image` n."""
+
+    length: int
+
+    def __call__(self, sample: EncodedSample, rng: np.random.Generator) -> dict[str, Any]:  # noqa: ARG002
+        """Draws nothing."""
+        return {"condition": np.arange(self.length), "image": sample.codes}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a transformer's data brings beside codes."""
+
+    config: TokenTransformerConfig
+    """With the ids that there are."""
+    training: Transform
+    validation: Transform
+    condition: Condition
+    prompts: tuple[str, ...]
+    """Of the previews."""
+    tokenizer: str | None = None
+    """The text of tokenizer.json."""
+
+
+def asked_by(config: TokenTransformerConfig, data: Any, training: Encoded, held: Encoded) -> Asked:
+    """The conditions that a data config is for."""
+    length = config.condition_length
+    if isinstance(data, CodesDataConfig):
+        alone = Alone(length)
+        return Asked(replace(config, condition_vocabulary=0), alone, alone, NoCondition(length), ("",) * PREVIEWS)
+    assert isinstance(data, TextDataConfig)
+    tokenizer = train_tokenizer(training, config.condition_vocabulary, data.captions, data.tokenizer_samples)
+    plain = Stream(tokenizer, length, data.captions)
+    shorts = (held.captions_at(i) for i in range(len(held)))
+    return Asked(
+        replace(config, condition_vocabulary=tokenizer.vocab_size),
+        replace(plain, bpe_dropout=data.bpe_dropout, caption_dropout=data.caption_dropout),
+        plain,
+        TextCondition(tokenizer, length),
+        data.prompts or tuple(next(iter(captions.values()))[0] for captions in islice(shorts, PREVIEWS)),
+        tokenizer.to_json(),
+    )
+
+
+PREVIEWS = 16
+
+
 def build_transformer(recipe: Recipe, context: Context, encoded: Encoded, *, codec: str = "dvae") -> Run:
     """The transformer over the codes that the stage before has kept; `codec` is the stage that made them."""
-    asked, data = recipe.model, recipe.data
-    assert isinstance(asked, TokenTransformerConfig)
-    assert isinstance(data, TextDataConfig)
-    draws = Codec.from_checkpoint(context.model(codec), torch.device("cpu"))
-    if (asked.image_vocabulary, asked.grid) != (encoded.codes, encoded.shape):
+    model, wanted = recipe.model, recipe.objective
+    assert isinstance(model, TokenTransformerConfig)
+    if (model.image_vocabulary, model.grid) != (encoded.codes, encoded.shape):
         raise PinxitError(
-            f"The codes are {encoded.shape} of {encoded.codes}, the transformer expects {asked.grid} of "
-            f"{asked.image_vocabulary}. Set model.grid and model.image_vocabulary to fit."
+            f"The codes are {encoded.shape} of {encoded.codes}, the transformer expects {model.grid} of "
+            f"{model.image_vocabulary}. Set model.grid and model.image_vocabulary to fit."
         )
-    training, held = encoded.hold_back(data.validation)
-    tokenizer = train_tokenizer(training, asked.condition_vocabulary, data.captions, data.tokenizer_samples)
-    config = replace(asked, condition_vocabulary=tokenizer.vocab_size)
-    network = TokenTransformer(config)
-    plain = Stream(tokenizer, config.condition_length, data.captions)
-
-    shorts = (held.captions_at(i) for i in range(len(held)))
-    prompts = data.prompts or tuple(next(iter(captions.values()))[0] for captions in islice(shorts, 16))
-
-    def paint() -> Image.Image | None:
-        return _paint(network, draws, tokenizer, prompts) if prompts else None
-
-    wanted = recipe.objective
-    if (asked.order == "masked") != isinstance(wanted, MaskedTokensConfig):
+    if (model.order == "masked") != isinstance(wanted, MaskedTokensConfig):
         raise PinxitError(
-            f"model.order={asked.order} does not go with {type(wanted).__name__}: the network would be shown what it "
+            f"model.order={model.order} does not go with {type(wanted).__name__}: the network would be shown what it "
             "is to tell. The recipes maskgit-transformer and taming-transformer have what goes together."
         )
+    draws = Codec.from_checkpoint(context.model(codec), torch.device("cpu"))
+    training, held = encoded.hold_back(recipe.data.validation)
+    asked = asked_by(model, recipe.data, training, held)
+    network = TokenTransformer(asked.config)
+
+    def paint() -> Image.Image | None:
+        if not asked.prompts:
+            return None
+        seeds, settings = range(len(asked.prompts)), Settings(**{**DEFAULTS, "top_p": 0.95})
+        codes = TokenDrawer(network).draw(asked.condition(asked.prompts), seeds, settings)
+        return grid(draws.decode(codes.cpu()), 8)
+
     objective: Objective
     if isinstance(wanted, MaskedTokensConfig):
         objective = MaskedTokens(network, wanted, paint)
     else:
         assert isinstance(wanted, NextTokenConfig)
         objective = NextToken(network, wanted, paint)
-
     return Run(
         objective=objective,
         samples=training,
-        transform=replace(plain, bpe_dropout=data.bpe_dropout, caption_dropout=data.caption_dropout),
-        config={"kind": "token_transformer", "config": to_config(config)},
-        validation=held_batches(held, plain, VALIDATION_BATCH),
-        tokenizer=tokenizer.to_json(),
+        transform=asked.training,
+        config={"kind": "token_transformer", "config": to_config(asked.config)},
+        validation=held_batches(held, asked.validation, VALIDATION_BATCH),
+        tokenizer=asked.tokenizer,
     )
-
-
-def _paint(network: TokenTransformer, codec: Codec, tokenizer: Tokenizer, prompts: Sequence[str]) -> Image.Image:
-    ids = [tokenizer.encode_ids(clean(prompt)) for prompt in prompts]
-    text = torch.from_numpy(pad_per_position(ids, network.config.condition_length, tokenizer.vocab_size))
-    text, seeds, choice = text.to(network.condition_position.device), range(len(prompts)), Choice(top_p=0.95)
-    count = network.config.image_length
-    if network.config.order == "masked":
-        hidden = torch.full((len(prompts), count), network.mask_id, device=text.device)
-        codes = fill(lambda ids: network(text, ids)[1], hidden, network.mask_id, noise(seeds, STEPS, count), choice)
-    else:
-        codes = sample(Continuation(network, text), uniforms(seeds, count), choice)
-    return grid(codec.decode(codes.cpu().view(-1, *network.config.grid)), 8)
 
 
 # The system: all parts in one folder.
