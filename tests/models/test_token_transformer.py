@@ -354,3 +354,11 @@ def test_in_any_order_every_token_sees_all_others_and_not_what_is_hidden() -> No
 def test_settings_that_do_not_go_together_are_told(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(PinxitError, match=told):
         replace(TINY, **settings)
+
+
+@pytest.mark.parametrize(("size", "millions"), [("igpt-s", 76), ("igpt-m", 455), ("igpt-l", 1_362)])
+def test_igpts_sizes_have_the_published_parameters(size: str, millions: int) -> None:
+    with torch.device("meta"):
+        network = TokenTransformer(SIZES[size])
+    counted = sum(value.numel() for value in network.parameters()) / 1e6
+    assert counted == pytest.approx(millions, rel=0.005)

@@ -1,4 +1,4 @@
-"""The pipelines of Taming and MaskGIT, run for a few steps through every stage."""
+"""The pipelines of Taming, MaskGIT and iGPT, run for a few steps through every stage."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 import pinxit
+from pinxit.errors import PinxitError
 from pinxit.recipes.catalogue import find
 from pinxit.recipes.overrides import override
 from pinxit.recipes.recipe import Context
@@ -32,3 +33,22 @@ def test_every_stage_runs_and_the_whole_draws(name: str, tmp_path: Path) -> None
     assert system.complete(picture, "a red star", 1)[0].image.size == (32, 32)
     if name == "maskgit":
         assert system.edit(picture, Image.new("L", (32, 32), 255), "a blue star", 1)[0].settings["steps"] == 12
+
+
+def test_igpt_draws_and_completes_pictures_without_a_text(tmp_path: Path) -> None:
+    settings = ["transformer.training.steps=4", "transformer.training.batch_size=8", "transformer.data.validation=6"]
+    pipeline = override(find("igpt-tiny"), settings)
+    context = Context(SOURCE, tmp_path)
+    pipeline.run(context)
+    assert pipeline.done(context)
+    system = pinxit.load(tmp_path, "cpu")
+    assert isinstance(system, TokenSystem)
+    assert (system.kind, system.codec.kind, system.clip) == ("igpt", "palette", None)
+    assert (tmp_path / "transformer" / "samples" / "step-0000004.png").exists()
+    drawn = system.generate("", 2)
+    assert drawn[0].image.size == (16, 16)
+    picture = drawn[0].image
+    completed = system.complete(picture, "", 1, keep_rows=10)[0].image
+    assert completed.crop((0, 0, 16, 10)).tobytes() == picture.crop((0, 0, 16, 10)).tobytes()
+    with pytest.raises(PinxitError, match="draws without a text"):
+        system.generate("a red star", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pinxit.errors import unknown
-from pinxit.recipes import codecs, dalle1, dalle1_emoji, dalle1_paper, dalle1_scenes, palette, taming
+from pinxit.recipes import codecs, dalle1, dalle1_emoji, dalle1_paper, dalle1_scenes, igpt, palette, taming
 from pinxit.recipes.clip import clip, clip_tiny
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Recipe, Stage
@@ -31,6 +31,10 @@ RECIPES: dict[str, Callable[[], Recipe | Pipeline | Stage]] = {
     "taming-tiny": taming.taming_tiny,
     "taming-transformer": taming.taming_transformer,
     "taming-transformer-tiny": taming.taming_transformer_tiny,
+    "igpt": igpt.igpt,
+    "igpt-tiny": igpt.igpt_tiny,
+    "igpt-transformer": igpt.igpt_transformer,
+    "igpt-transformer-tiny": igpt.igpt_transformer_tiny,
     "maskgit": taming.maskgit,
     "maskgit-tiny": taming.maskgit_tiny,
     "maskgit-transformer": taming.maskgit_transformer,

@@ -58,6 +58,7 @@ CODEC = ("encode", "decode", "reconstruct")
 KINDS = {
     "dalle1": Kind(TOKENS, ("generate", "complete", *CODEC)),
     "taming": Kind(TOKENS, ("generate", "complete", *CODEC)),
+    "igpt": Kind(TOKENS, ("generate", "complete", *CODEC)),
     "maskgit": Kind(TOKENS, ("generate", "complete", "edit", *CODEC)),
     **{kind: Kind("pinxit.systems.codec:Codec", CODEC) for kind in ("palette", "vae", "vqvae", "dvae", "vqgan")},
     "clip": Kind("pinxit.systems.clip:CLIPSystem", ("encode_image", "encode_text", "classify", "score", "build_index")),

@@ -2,7 +2,8 @@
 
 - `dalle1`: after a text, by a dVAE (Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation").
 - `taming`: after a text, a class, an embedding of CLIP's or nothing, by a VQGAN (Esser et al. 2021, "Taming
-  Transformers for High-Resolution Image Synthesis"); by a palette after nothing it is iGPT (Chen et al. 2020).
+  Transformers for High-Resolution Image Synthesis").
+- `igpt`: after nothing, by a palette (Chen et al. 2020, "Generative Pretraining from Pixels").
 - `maskgit`: the same all at once in a few steps, and parts anew (Chang et al. 2022, "MaskGIT").
 """
 
@@ -30,7 +31,7 @@ from pinxit.systems.picture import Picture
 from pinxit.systems.system import KINDS, Settings, System
 from pinxit.systems.token_drawing import TokenDrawer, defaults_of, read_defaults
 
-CODEC_PART = {"dalle1": "dvae", "taming": "codec", "maskgit": "codec"}
+CODEC_PART = {"dalle1": "dvae", "taming": "codec", "igpt": "codec", "maskgit": "codec"}
 """The kinds, and the name of their codec's folder."""
 
 
