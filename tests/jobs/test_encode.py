@@ -207,3 +207,11 @@ def test_at_most_a_tenth_is_held_back() -> None:
     assert (len(training), len(held)) == (45, 5)
     training, held = make(["a", "b"]).hold_back(1)
     assert (len(training), len(held)) == (2, 0)
+
+
+def test_codes_of_an_earlier_version_are_told(codec: Codec, tmp_path: Path) -> None:
+    encode.encode(Reads(5), codec, tmp_path / "codes", SOURCE)
+    file = tmp_path / "codes" / "config.json"
+    file.write_text(file.read_text().replace('"shape"', '"grid"'))
+    with pytest.raises(PinxitError, match=r"earlier version\. Remove it and encode the pictures again"):
+        Encoded.load(tmp_path / "codes")

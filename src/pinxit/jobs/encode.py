@@ -63,6 +63,8 @@ class Encoded:
         config = read_config(folder)
         if config["kind"] != KIND:
             raise PinxitError(f"{folder} holds {config['kind']!r}, not codes. Make them with `pinxit encode`.")
+        if "shape" not in config:
+            raise PinxitError(f"{folder} holds codes of an earlier version. Remove it and encode the pictures again.")
         parts = [_part(folder, number) for number in range(config["parts"])]
         values = np.concatenate([read_tensors(part, "codes")["codes"].numpy() for part in parts])
         rows = [json.loads(line) for part in parts for line in _lines(part)]
