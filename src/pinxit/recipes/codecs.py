@@ -229,7 +229,7 @@ def kl(size: str = "small-64") -> Recipe:
 
 def kl_tiny() -> Recipe:
     """The same in seconds."""
-    return _tiny(kl("tiny-32"), objective=_soon(kl("tiny-32").objective))
+    return _seen(kl("tiny-32"))
 
 
 def vqvae_recipe(size: str = "small-64") -> Recipe:
@@ -246,7 +246,7 @@ def vqvae_recipe(size: str = "small-64") -> Recipe:
 
 def vqvae_tiny() -> Recipe:
     """The same in seconds."""
-    return _tiny(vqvae_recipe("tiny-32"))
+    return _tiny(vqvae_recipe("tiny-32"), hours=0.02, expected="24 dB on 2,000 scenes, all codes used")
 
 
 def vqvae2(size: str = "small-64-2") -> Recipe:
@@ -283,8 +283,7 @@ def vqgan_recipe(size: str = "small-64") -> Recipe:
 
 def vqgan_tiny() -> Recipe:
     """The same in seconds."""
-    recipe = vqgan_recipe("tiny-32")
-    return _tiny(recipe, objective=_soon(recipe.objective))
+    return _seen(vqgan_recipe("tiny-32"))
 
 
 def vqgan_gumbel(size: str = "small-64") -> Recipe:
@@ -304,11 +303,14 @@ def vqgan_gumbel(size: str = "small-64") -> Recipe:
 
 def vqgan_gumbel_tiny() -> Recipe:
     """The same in seconds."""
-    recipe = vqgan_gumbel("tiny-32")
-    return _tiny(recipe, objective=_soon(recipe.objective))
+    tiny = _seen(vqgan_gumbel("tiny-32"))
+    sooner = replace(tiny.objective.bottleneck, kl_warmup=50, anneal=200)
+    return replace(tiny, objective=replace(tiny.objective, bottleneck=sooner))
 
 
-def _soon(objective: CodecObjectiveConfig) -> CodecObjectiveConfig:
-    """The adversary within a tiny run."""
-    adversary = AdversaryConfig(start=600, alone=100, warmup=200, most=1.0)
-    return replace(objective, adversary=adversary, discriminator=DiscriminatorConfig(width=16, layers=2))
+def _seen(recipe: Recipe) -> Recipe:
+    """The tiny twin of a recipe with a perceptual distance, which costs most of it, and an adversary."""
+    tiny = _tiny(recipe)
+    adversary = AdversaryConfig(start=200, alone=50, warmup=100, most=1.0)
+    objective = replace(recipe.objective, adversary=adversary, discriminator=DiscriminatorConfig(width=16, layers=2))
+    return replace(tiny, objective=objective, training=replace(tiny.training, steps=400))
