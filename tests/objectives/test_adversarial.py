@@ -61,7 +61,9 @@ def test_first_the_discriminator_learns_alone() -> None:
 
 
 def gradient(loss: Tensor, objective: AdversarialReconstruction) -> Tensor:
-    return torch.autograd.grad(loss, objective.reconstruction.codec.last_layer, retain_graph=True)[0]
+    return torch.autograd.grad(
+        loss, objective.reconstruction.codec.decoder[-1].get_parameter("weight"), retain_graph=True
+    )[0]
 
 
 @pytest.mark.parametrize("weight", [0.8, 0.4])

@@ -126,7 +126,7 @@ def read_pickle(file: Path) -> Any:
     except PinxitError:
         raise
     except Exception as fault:  # a file made to do harm may fail in any way
-        raise PinxitError(f"{file} cannot be read as what torch.save writes: {fault}.") from fault
+        raise PinxitError(f"{file} cannot be read as what torch.save writes: {str(fault).rstrip('.')}.") from fault
 
 
 def _is_program(file: Path) -> bool:

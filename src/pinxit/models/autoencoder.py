@@ -64,6 +64,9 @@ class Autoencoder(Protocol):
 class Trainable(Autoencoder, Protocol):
     """A codec that is a network."""
 
+    decoder: nn.Sequential
+    """Ends in the convolution that makes pixels, where an adversary's weight is measured."""
+
     def quantizers(self) -> Mapping[str, nn.Module]:
         """What makes codes of features, by name, in the order in which they are met."""
         ...
@@ -74,9 +77,4 @@ class Trainable(Autoencoder, Protocol):
 
     def to_pixels(self, output: Tensor) -> Tensor:
         """The decoder's output -> pixels."""
-        ...
-
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """The weight that makes pixels, where an adversary's weight is measured."""
         ...

@@ -187,13 +187,6 @@ class DVAE(nn.Module):
         """Pixels b 3 h w in [-1, 1] -> the same pictures through the codes."""
         return self.decode(self.encode(pixels))
 
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """The weight of the last convolution."""
-        weight = self.decoder[-1].weight
-        assert isinstance(weight, nn.Parameter)
-        return weight
-
     def _initialize(self) -> None:
         """Normal weights of variance 1 / fan-in and zero biases, as OpenAI's release has them."""
         for module in self.modules():

@@ -58,6 +58,20 @@ class TokenTransformerConfig:
         return self.grid[0] * self.grid[1]
 
 
+def _igpt(width: int, depth: int, heads: int) -> TokenTransformerConfig:
+    return TokenTransformerConfig(
+        condition_vocabulary=0,
+        condition_length=1,
+        image_vocabulary=512,
+        grid=(32, 32),
+        width=width,
+        depth=depth,
+        heads=heads,
+        activation="quick_gelu",
+        predicts_condition=False,
+    )
+
+
 SIZES = {
     # The 12-billion-parameter model of the paper.
     "paper": TokenTransformerConfig(
@@ -71,39 +85,9 @@ SIZES = {
         attention="paper",
     ),
     # iGPT's (section 3.3), over 32x32 pixels of 512 colours.
-    "igpt-s": TokenTransformerConfig(
-        condition_vocabulary=0,
-        condition_length=1,
-        image_vocabulary=512,
-        grid=(32, 32),
-        width=512,
-        depth=24,
-        heads=8,
-        activation="quick_gelu",
-        predicts_condition=False,
-    ),
-    "igpt-m": TokenTransformerConfig(
-        condition_vocabulary=0,
-        condition_length=1,
-        image_vocabulary=512,
-        grid=(32, 32),
-        width=1024,
-        depth=36,
-        heads=8,
-        activation="quick_gelu",
-        predicts_condition=False,
-    ),
-    "igpt-l": TokenTransformerConfig(
-        condition_vocabulary=0,
-        condition_length=1,
-        image_vocabulary=512,
-        grid=(32, 32),
-        width=1536,
-        depth=48,
-        heads=16,
-        activation="quick_gelu",
-        predicts_condition=False,
-    ),
+    "igpt-s": _igpt(512, 24, 8),
+    "igpt-m": _igpt(1_024, 36, 8),
+    "igpt-l": _igpt(1_536, 48, 16),
     # For two cores, over the dVAE of the same name.
     "small-64": TokenTransformerConfig(
         condition_vocabulary=1_024,

@@ -23,6 +23,11 @@ class VAEConfig:
     scale: float = 1.0
     """What latents are multiplied with when they leave the codec, so that their variance is about one."""
 
+    @property
+    def size(self) -> int:
+        """Side of the pictures it is trained on, in pixels."""
+        return self.pyramid.size
+
 
 SIZES = {
     # Published: the f8 codec of Stable Diffusion 1, and an f4 one.
@@ -99,10 +104,3 @@ class VAE(nn.Module):
         """Latents b z h' w' times `scale` -> pixels b 3 h w, about in [-1, 1]."""
         out: Tensor = self.decoder(self.from_latents(codes / self.config.scale))
         return out
-
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """The weight of the last convolution."""
-        weight = self.decoder[-1].weight
-        assert isinstance(weight, nn.Parameter)
-        return weight

@@ -27,6 +27,11 @@ class VQGANConfig:
     quantizer: Quantizer = "nearest"
     """Codes are the nearest vectors, those of the nearest direction, or the likeliest of free logits."""
 
+    @property
+    def size(self) -> int:
+        """Side of the pictures it is trained on, in pixels."""
+        return self.pyramid.size
+
 
 def _f16(codes: int) -> VQGANConfig:
     return VQGANConfig(
@@ -147,10 +152,3 @@ class VQGAN(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """Ids b h' w' -> pixels b 3 h w, about in [-1, 1]."""
         return self.decode_vectors(self.quantizer.look_up(codes))
-
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """The weight of the last convolution."""
-        weight = self.decoder[-1].weight
-        assert isinstance(weight, nn.Parameter)
-        return weight

@@ -245,13 +245,6 @@ class VQVAE(nn.Module):
             self.fine.look_up(fine.view(-1, 2 * side, 2 * side)), self.coarse.look_up(coarse.view(-1, side, side))
         )
 
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """The weight of the last convolution."""
-        weight = self.decoder[-1].weight
-        assert isinstance(weight, nn.Parameter)
-        return weight
-
     def _decode(self, fine: Tensor, coarse: Tensor | None = None) -> Tensor:
         if coarse is not None:
             fine = torch.cat([self.coarse_upsample(coarse), fine], 1)

@@ -82,7 +82,7 @@ class AdversarialReconstruction(Objective):
 
     def _factor(self, distortion: Tensor, deceit: Tensor) -> Tensor:
         """What makes both gradients equally large at the last layer (lambda, equation 7)."""
-        last = self.reconstruction.codec.last_layer
+        last = self.reconstruction.codec.decoder[-1].get_parameter("weight")
         wanted, pushed = (torch.autograd.grad(part, last, retain_graph=True)[0].norm() for part in (distortion, deceit))
         factor: Tensor = (wanted / (pushed + 1e-6)).clamp(0.0, self.config.most).detach()
         return factor

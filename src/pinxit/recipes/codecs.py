@@ -29,7 +29,7 @@ from pinxit.objectives.bottlenecks import GaussianConfig, GumbelConfig, NearestC
 from pinxit.objectives.objective import Objective
 from pinxit.objectives.reconstruction import Reconstruction, ReconstructionConfig
 from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, held_batches, hold_back
-from pinxit.systems.codec import NETWORKS, kind_of, size_of
+from pinxit.systems.codec import NETWORKS, kind_of
 from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig
 
@@ -78,7 +78,7 @@ class CodecObjectiveConfig(ReconstructionConfig):
 
 def open_source(recipe: Recipe, context: Context) -> Pairs:
     """The pictures, at the size of the recipe's codec."""
-    return context.pairs(recipe.data, size_of(recipe.model))
+    return context.pairs(recipe.data, recipe.model.size)
 
 
 def build_codec(recipe: Recipe, context: Context, pairs: Pairs) -> Run:

@@ -34,7 +34,7 @@ from pinxit.progress import shown, silent
 from pinxit.recipes.clip import train_tokenizer
 from pinxit.recipes.codecs import VALIDATION_BATCH
 from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, held_batches
-from pinxit.systems.codec import Codec, read_codec_config, size_of
+from pinxit.systems.codec import Codec, read_codec_config
 from pinxit.systems.conditions import Condition, NoCondition, TextCondition
 from pinxit.systems.system import Settings, check
 from pinxit.systems.token_drawing import DEFAULTS, TokenDrawer
@@ -144,7 +144,7 @@ class TokensStage:
         world.wait()
 
     def _pairs(self, context: Context) -> Pairs:
-        return context.pairs(self.data, size_of(read_codec_config(context.model(self.codec))))
+        return context.pairs(self.data, read_codec_config(context.model(self.codec)).size)
 
     def _said(self, context: Context, pairs: Pairs) -> dict[str, Any]:
         recipe = {"data": to_config(self.data), "moves": self.moves, "colours": self.colours}

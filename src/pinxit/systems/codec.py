@@ -56,12 +56,6 @@ def read_codec_config(folder: Path) -> Any:
     return from_config(NETWORKS[config["kind"]].config, config.get("config", {}))
 
 
-def size_of(config: Any) -> int:
-    """Side of the pictures of a codec's config, in pixels."""
-    size: int = config.pyramid.size if hasattr(config, "pyramid") else config.size
-    return size
-
-
 class Codec(System):
     """A network of one of the kinds in `NETWORKS`. Pictures are scaled and cropped to the square it was trained on."""
 
