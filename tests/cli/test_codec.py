@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from tests.systems.tiny import make_clip, make_codec, make_dalle1, make_tokenizer, save_codec, save_dalle1
 
+import pinxit
 from pinxit.checkpoints.files import save_checkpoint, to_config
 from pinxit.cli.main import main
 from pinxit.data.images import fit, open_image, to_tensor
@@ -146,6 +147,18 @@ def test_encode_tells_faults_in_one_line(model: Path, pictures: Path, tmp_path: 
         assert done.exit_code == 1
         assert done.stderr.startswith("pinxit: codes holds codes of other pictures or of another codec.")
         assert done.stderr.count("\n") == 1
-    done = run("encode", pictures, "--with", save_clip(tmp_path / "clip"), "--out", "new")
-    assert done.stderr == "pinxit: clip is of kind clip and has no codec in it. Give a model that has one.\n"
+    other = save_dalle1(make_dalle1(), tmp_path / "whole") / "transformer"
+    done = run("encode", pictures, "--with", other, "--out", "new")
+    assert done.stderr == (
+        "pinxit: transformer is of kind token_transformer and has no codec in it. Give a model that has one.\n"
+    )
     assert not Path("new").exists()
+
+
+def test_embeddings_are_kept_as_codes_are(pictures: Path, tmp_path: Path) -> None:
+    done = run("encode", pictures, "--with", save_clip(tmp_path / "clip"), "--out", "kept")
+    assert (done.exit_code, done.stdout) == (0, "12 pictures as 32 numbers: kept\n")
+    kept, clip = Encoded.load(Path("kept")), pinxit.load(tmp_path / "clip", "cpu")
+    for i in range(12):
+        expected = clip.encode_image(open_image(pictures / f"{i:02d}.png"))[0]
+        torch.testing.assert_close(torch.from_numpy(kept[i].codes), expected, atol=1e-3, rtol=0)

@@ -182,7 +182,7 @@ def test_pictures_are_scaled_before_they_wait_in_a_batch(
 
 def make(keys: Sequence[str]) -> Encoded:
     ids = np.arange(len(keys), dtype=np.int32)[:, None].repeat(4, axis=1)
-    return Encoded(ids, list(keys), [{"short": (key,)} for key in keys], (2, 2), 64, "f")
+    return Encoded(ids, list(keys), [{"short": (key,)} for key in keys], [{}] * len(keys), (2, 2), 64, "f")
 
 
 def test_versions_of_one_picture_are_held_back_together() -> None:

@@ -21,11 +21,12 @@ from pinxit.data.sample import Sample
 from pinxit.errors import PinxitError
 from pinxit.jobs.encode import Encoded, EncodedSample
 from pinxit.recipes.catalogue import RECIPES
+from pinxit.recipes.conditions import Texts
 from pinxit.recipes.dalle1 import dalle1_tiny
 from pinxit.recipes.overrides import override
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Context, Recipe
-from pinxit.recipes.tokens import Stream, TokensStage, Versions
+from pinxit.recipes.tokens import TokensStage, Versions
 from pinxit.systems.codec import Codec
 from pinxit.systems.token_system import TokenSystem
 from pinxit.text.tokenizer import Tokenizer
@@ -239,13 +240,13 @@ def test_moved_versions_keep_their_captions_and_come_before_the_coloured_ones() 
 
 def test_a_stream_holds_text_with_pads_and_codes() -> None:
     tokenizer = Tokenizer.train(["a red star"] * 2, 600)
-    sample = EncodedSample("0", np.arange(16), {"short": ("A red  star",)})
-    stream = Stream(tokenizer, 12, {"short": 1.0})
+    sample = EncodedSample("0", np.arange(16), {"short": ("A red  star",)}, {})
+    stream = Texts(tokenizer, 12, {"short": 1.0})
     row = stream(sample, np.random.default_rng(0))
     ids = tokenizer.encode_ids("a red star")
     assert row["condition"].tolist() == ids + [tokenizer.vocab_size + i for i in range(len(ids), 12)]
     assert row["image"].tolist() == list(range(16))
-    dropped = replace(stream, caption_dropout=0.5)
+    dropped = replace(stream, dropout=0.5)
     empty = [
         int(dropped(sample, np.random.default_rng(seed))["condition"][0]) >= tokenizer.vocab_size for seed in range(200)
     ]

@@ -1,50 +1,127 @@
-"""The pipelines of Taming, MaskGIT and iGPT, run for a few steps through every stage."""
+"""The pipelines of Taming, MaskGIT, PixelCNN and iGPT, run for a few steps through every stage."""
 
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import pinxit
+from pinxit.data.pairs import open_pairs
+from pinxit.data.views import VIEWS, View
 from pinxit.errors import PinxitError
+from pinxit.jobs.encode import Encoded
 from pinxit.recipes.catalogue import find
 from pinxit.recipes.overrides import override
-from pinxit.recipes.recipe import Context
+from pinxit.recipes.pipeline import Pipeline
+from pinxit.recipes.recipe import Context, Recipe
+from pinxit.systems.conditions import EmbeddingCondition, LabelCondition, ViewCondition
+from pinxit.systems.picture import Picture
 from pinxit.systems.token_system import TokenSystem
 
 SOURCE = "scenes:80"
 
 
-@pytest.mark.parametrize("name", ["taming", "maskgit"])
-def test_every_stage_runs_and_the_whole_draws(name: str, tmp_path: Path) -> None:
-    steps = {"codec": 6, "clip": 3, "transformer": 4}
-    settings = [f"{stage}.training.{key}" for stage in steps for key in (f"steps={steps[stage]}", "batch_size=8")]
-    settings += [f"{stage}.data.validation=6" for stage in steps]
-    pipeline = override(find(f"{name}-tiny"), settings)
-    context = Context(SOURCE, tmp_path)
+def run(name: str, folder: Path, *more: str, source: str = SOURCE) -> TokenSystem:
+    """Every stage of a pipeline, for a few steps, twice: the second time nothing is left to do."""
+    pipeline = find(name)
+    assert isinstance(pipeline, Pipeline)
+    steps = {"codec": 6, "clip": 3, "transformer": 4, "prior": 4}
+    stages = [stage for stage in steps if isinstance(pipeline.stages.get(stage), Recipe)]
+    settings = [f"{stage}.training.{key}" for stage in stages for key in (f"steps={steps[stage]}", "batch_size=8")]
+    settings += [f"{stage}.data.validation=6" for stage in stages]
+    pipeline, context = override(pipeline, [*settings, *more]), Context(source, folder)
     pipeline.run(context)
     assert pipeline.done(context)
-    system = pinxit.load(tmp_path, "cpu")
+    system = pinxit.load(folder, "cpu")
     assert isinstance(system, TokenSystem)
-    assert (system.kind, system.codec.kind) == (name, "vqgan")
-    assert len(system.generate("a red star", 2, rerank=3)) == 2
-    assert (tmp_path / "transformer" / "samples" / "step-0000004.png").exists()
+    assert list(folder.glob("*/samples/step-0000004.png"))
+    return system
+
+
+@pytest.mark.parametrize("name", ["taming", "maskgit", "pixelcnn", "pixelcnn2"])
+def test_every_stage_runs_and_the_whole_draws(name: str, tmp_path: Path) -> None:
+    system = run(f"{name}-tiny", tmp_path)
+    assert (system.kind, system.codec.kind) == {
+        "taming": ("taming", "vqgan"),
+        "maskgit": ("maskgit", "vqgan"),
+        "pixelcnn": ("pixelcnn", "vqvae"),
+        "pixelcnn2": ("pixelcnn", "vqvae"),
+    }[name]
+    assert len(system.generate("a red star", 2, rerank=3, guidance=2.0)) == 2
     picture = Image.new("RGB", (32, 32), "red")
     assert system.complete(picture, "a red star", 1)[0].image.size == (32, 32)
     if name == "maskgit":
         assert system.edit(picture, Image.new("L", (32, 32), 255), "a blue star", 1)[0].settings["steps"] == 12
+    if name == "pixelcnn2":
+        codes = system.encode(picture)
+        kept = system.drawer.draw(
+            system.condition([""]),
+            [0],
+            system.resolve(1, 0, {}),
+            given=codes,
+            known=torch.cat([torch.arange(16) < 8, torch.arange(64) < 32]),
+        )
+        assert (kept[0, :8] == codes[0, :8]).all()
+        assert (kept[0, 16:48] == codes[0, 16:48]).all()
+        assert pixels(system.complete(picture, "", 1, keep_rows=2)) == [system.decode(kept)[0].tobytes()]
+        with pytest.raises(PinxitError, match="not rows and columns"):
+            system.generate("", 1, size=(64, 64))
+    else:
+        assert system.generate("a red star", 1, size=(64, 32))[0].image.size == (64, 32)
+
+
+def pixels(pictures: list[Picture]) -> list[bytes]:
+    return [picture.image.tobytes() for picture in pictures]
+
+
+def test_classes_are_learnt_by_the_names_that_the_source_tells(tmp_path: Path) -> None:
+    system = run("taming-class-tiny", tmp_path, "transformer.data.label=category")
+    assert isinstance(system.condition, LabelCondition)
+    assert {"single_object", "two_object", "position"} <= set(system.condition.labels)
+    assert len(system.generate("two_object", 2, guidance=2.0)) == 2
+    with pytest.raises(PinxitError, match=r"no class 'two_objects'. .*two_object"):
+        system.generate("two_objects", 1)
+
+
+def test_what_is_no_class_is_told_with_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(PinxitError, match=r"data.label=folder has 0 different values.* says .*category.*style"):
+        run("taming-class-tiny", tmp_path)
+
+
+def test_embeddings_of_pictures_are_learnt_and_those_of_texts_drawn(tmp_path: Path) -> None:
+    system = run("taming-clip-tiny", tmp_path)
+    assert isinstance(system.condition, EmbeddingCondition)
+    assert system.prior.config.condition_vector == system.condition.clip.shape[0]
+    assert len(system.generate("a red star", 2, guidance=2.0)) == 2
+    encoded = Encoded.load(tmp_path / "embeddings")
+    scene = open_pairs(SOURCE, size=32)[3]
+    expected = system.condition.clip.encode_image(scene.image)[0]
+    found = torch.from_numpy(encoded[encoded.keys.index(scene.key)].codes)
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("view", ["edges", "low"])
+def test_views_are_learnt_and_pictures_drawn_from_them(view: View, tmp_path: Path) -> None:
+    system = run("taming-edges-tiny", tmp_path, f"views.view={view}")
+    scene = open_pairs(SOURCE, size=32)[3]
+    encoded = Encoded.load(tmp_path / "views")
+    taken = VIEWS[view](scene.image)
+    codes = torch.from_numpy(encoded[encoded.keys.index(scene.key)].codes)[None]
+    assert torch.equal(system.encode(taken).flatten(1), codes)
+    assert isinstance(system.condition, ViewCondition)
+    assert torch.equal(system.condition.of(scene.image), codes)
+    assert torch.equal(system.condition.of(taken, as_it_is=True), codes)
+    assert (system.condition([""]) == system.prior.no_condition(1)).all()
+    drawn = system.translate(scene.image, 2, guidance=2.0)
+    assert pixels(drawn) == pixels(system.translate(taken, 2, as_it_is=True, guidance=2.0))
+    with pytest.raises(PinxitError, match=r"draws from the .* of a picture. Give one: `pinxit translate`"):
+        system.generate("a red star", 1)
 
 
 def test_igpt_draws_and_completes_pictures_without_a_text(tmp_path: Path) -> None:
-    settings = ["transformer.training.steps=4", "transformer.training.batch_size=8", "transformer.data.validation=6"]
-    pipeline = override(find("igpt-tiny"), settings)
-    context = Context(SOURCE, tmp_path)
-    pipeline.run(context)
-    assert pipeline.done(context)
-    system = pinxit.load(tmp_path, "cpu")
-    assert isinstance(system, TokenSystem)
+    system = run("igpt-tiny", tmp_path)
     assert (system.kind, system.codec.kind, system.clip) == ("igpt", "palette", None)
-    assert (tmp_path / "transformer" / "samples" / "step-0000004.png").exists()
     drawn = system.generate("", 2)
     assert drawn[0].image.size == (16, 16)
     picture = drawn[0].image

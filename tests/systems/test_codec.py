@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tests.systems.tiny import make_clip, make_codec, make_dalle1, make_tokenizer, save_codec, save_dalle1
+from tests.systems.tiny import make_codec, make_dalle1, save_codec, save_dalle1
 
 import pinxit
-from pinxit.checkpoints.files import save_checkpoint, to_config
 from pinxit.data.images import fit, to_pil, to_tensor
 from pinxit.data.scenes import Scenes
 from pinxit.errors import PinxitError
-from pinxit.systems.codec import Codec, load_codec
+from pinxit.systems.codec import Codec
+from pinxit.systems.encoder import load_encoder
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_a_codec_loads_also_in_half_precision(codec: Codec, pictures: list[Image
     assert isinstance(loaded, Codec)
     assert (loaded.name, loaded.fingerprint) == ("mine", codec.fingerprint)
     assert (loaded.encode(pictures) == codec.encode(pictures)).all()
-    half = load_codec(save_codec(codec, tmp_path / "half", torch.float16), "cpu")
+    half = load_encoder(save_codec(codec, tmp_path / "half", torch.float16), "cpu")
     assert next(half.network.parameters()).dtype == torch.float32
     assert (half.encode(pictures) == codec.encode(pictures)).float().mean() > 0.9
     with pytest.raises(PinxitError, match=r"mine \(kind dvae\) cannot generate\. Systems that can: dalle1"):
@@ -85,13 +85,10 @@ def test_a_codec_loads_also_in_half_precision(codec: Codec, pictures: list[Image
 
 def test_the_codec_of_a_larger_system_is_found_inside_it(tmp_path: Path) -> None:
     system = make_dalle1()
-    inner = load_codec(save_dalle1(system, tmp_path / "whole"), "cpu")
+    inner = load_encoder(save_dalle1(system, tmp_path / "whole"), "cpu")
     assert (inner.name, inner.fingerprint) == ("whole", system.codec.fingerprint)
-    clip = make_clip(make_tokenizer())
-    config = {"kind": "clip", "config": to_config(clip.clip.config)}
-    save_checkpoint(tmp_path / "clip", config, {"clip": clip.clip}, tokenizer=clip.tokenizer.to_json())
-    with pytest.raises(PinxitError, match="clip is of kind clip and has no codec in it"):
-        load_codec(tmp_path / "clip", "cpu")
+    with pytest.raises(PinxitError, match="transformer is of kind token_transformer and has no codec in it"):
+        load_encoder(tmp_path / "whole" / "transformer", "cpu")
 
 
 def test_other_weights_have_another_fingerprint(codec: Codec) -> None:

@@ -6,21 +6,24 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
 from tests.systems.tiny import make_codec, make_dalle1, make_drawer, make_tokenizer, save_dalle1
+from torch import Tensor
 
 import pinxit
 from pinxit.cli.main import main
 from pinxit.data.scenes import Scenes
 from pinxit.errors import PinxitError
-from pinxit.models.token_transformer import Continuation
 from pinxit.systems import token_drawing
 from pinxit.systems.conditions import TextCondition
 from pinxit.systems.picture import Picture, read_settings
+from pinxit.systems.system import Settings
+from pinxit.systems.token_drawing import TokenDrawer
 from pinxit.systems.token_system import TokenSystem
 from pinxit.text.tokenizer import Tokenizer
 from pinxit.tokens.sampler import Choice, guide, sample, uniforms
@@ -80,16 +83,16 @@ def test_the_text_the_seed_and_every_setting_matter(system: TokenSystem) -> None
 def test_texts_are_read_cleaned_and_of_any_length(system: TokenSystem) -> None:
     assert pixels(system.generate("  A   Red&#32;star\n", 2)) == pixels(system.generate(PROMPT, 2))
     ids = system.condition(["", "red " * 200])
-    assert ids.shape == (2, system.transformer.config.condition_length)
-    assert (ids[:1] == system.transformer.no_condition(1)).all()
+    assert ids.shape == (2, system.prior.config.condition_length)
+    assert (ids[:1] == system.prior.no_condition(1)).all()
     assert len(system.generate("🍎" * 300, 1)) == 1
 
 
 def test_guidance_of_one_is_no_guidance(system: TokenSystem) -> None:
     assert pixels(system.generate(PROMPT, 4, guidance=1)) == pixels(system.generate(PROMPT, 4))
     text = system.condition([PROMPT] * 4)
-    both = torch.cat([text, system.transformer.no_condition(4)])
-    guided = sample(guide(Continuation(system.transformer, both), 1.0), uniforms(range(4), 16), Choice())
+    both = torch.cat([text, system.prior.no_condition(4)])
+    guided = sample(guide(system.prior.following(both), 1.0), uniforms(range(4), 16), Choice())
     assert (guided.view(4, 4, 4) == system.sample([PROMPT] * 4, range(4), system.resolve(4, 0, {}))).all()
 
 
@@ -140,8 +143,9 @@ def test_progress_counts_tokens_up_to_the_end(system: TokenSystem, monkeypatch: 
 def test_complete_keeps_the_given_rows_and_draws_the_rest_as_always(system: TokenSystem, rows: int) -> None:
     scenes = Scenes(1, size=32)
     picture = scenes[0].image
-    given = system.encode(picture)[:, :rows].flatten(1)
-    codes = system.sample([PROMPT] * 3, [0, 1, 2], system.resolve(1, 0, {}), given)
+    known = torch.arange(16) < 4 * rows
+    conditions, given = system.condition([PROMPT] * 3), system.encode(picture).flatten(1)
+    codes = system.drawer.draw(conditions, [0, 1, 2], system.resolve(1, 0, {}), given=given, known=known)
     made = system.complete(picture, PROMPT, 3, keep_rows=rows)
     assert pixels(made) == [image.tobytes() for image in system.decode(codes)]
     assert (codes[:, :rows] == system.encode(picture)[:, :rows]).all()
@@ -153,6 +157,38 @@ def test_complete_keeps_the_given_rows_and_draws_the_rest_as_always(system: Toke
         assert pixels(system.complete(picture, PROMPT, 3)) == pixels(made)
     if rows == 4:
         assert made[0].image.tobytes() == system.reconstruct(picture)[0].tobytes()
+
+
+def test_a_large_picture_is_painted_by_a_window_that_sees_half_of_the_one_before(
+    system: TokenSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[list[list[int]], list[list[int]]]] = []
+    draw = TokenDrawer._in_turn
+
+    def remember(
+        self: TokenDrawer, both: Tensor, uniform: Tensor, settings: Settings, ids: Tensor, known: Tensor, progress: Any
+    ) -> Tensor:
+        made = draw(self, both, uniform, settings, ids, known, progress)
+        assert torch.equal(made[:, known], ids[:, known])
+        seen.append((known.view(4, 4).long().tolist(), uniform[0].view(4, 4).tolist()))
+        return made
+
+    monkeypatch.setattr(TokenDrawer, "_in_turn", remember)
+    made = system.generate(PROMPT, 2, size=(56, 48))
+    assert [picture.image.size for picture in made] == [(56, 48)] * 2
+    places = [(top, left) for top in (0, 2) for left in (0, 2, 3)]
+    assert len(seen) == len(places)
+    done, numbers = torch.zeros(6, 7), uniforms([0], 42).view(6, 7)
+    for (top, left), (known, uniform) in zip(places, seen, strict=True):
+        place = (slice(top, top + 4), slice(left, left + 4))
+        assert known == done[place].tolist()
+        assert uniform == numbers[place].tolist()
+        done[place] = 1
+    assert done.all()
+    assert pixels(system.generate(PROMPT, 1, seed=1, size=(56, 48))) == pixels(made[1:])
+    assert pixels(system.generate(PROMPT, 1, size=(32, 32))) == pixels(system.generate(PROMPT, 1))
+    with pytest.raises(PinxitError, match="`size` goes with pictures that are drawn from a prompt alone"):
+        system.complete(made[0].image, PROMPT, size=(64, 64))
 
 
 @pytest.mark.parametrize("rows", [-1, 5])
@@ -173,9 +209,10 @@ def test_complete_reranks_too(system: TokenSystem) -> None:
     [
         (
             {"steps": 5},
-            "tiny does not take the setting 'steps'. It takes: guidance, negative, temperature, top_k, top_p, rerank",
+            "does not take the setting 'steps'. It takes: guidance, negative, temperature, top_k, top_p, rerank, size",
         ),
-        ({"size": (64, 64)}, "does not take the setting 'size'"),
+        ({"size": (64, 36)}, "size is 64x36; give at least 32x32, in steps of 8."),
+        ({"size": (64, 24)}, "size is 64x24; give at least 32x32, in steps of 8."),
         ({"guidance": -1.0}, "guidance is -1.0"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"top_k": 0}, "top_k is 0"),
@@ -252,12 +289,12 @@ def test_half_precision_weights_are_computed_with_in_float32(system: TokenSystem
     loaded = pinxit.load(save_dalle1(system, tmp_path / "half", torch.float16), device="cpu")
     assert isinstance(loaded, TokenSystem)
     assert loaded.clip is not None
-    for network in (loaded.transformer, loaded.codec.network, loaded.clip.clip):
+    for network in (loaded.prior, loaded.codec.network, loaded.clip.clip):
         assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
         assert not any(parameter.requires_grad for parameter in network.parameters())
     text, image = system.condition([PROMPT]), torch.zeros(1, 16, dtype=torch.int64)
     with torch.no_grad():
-        torch.testing.assert_close(loaded.transformer(text, image), system.transformer(text, image), atol=0.02, rtol=0)
+        torch.testing.assert_close(loaded.prior(text, image), system.prior(text, image), atol=0.02, rtol=0)
 
 
 def test_a_picture_carries_what_it_takes_to_make_it_again(system: TokenSystem, tmp_path: Path) -> None:

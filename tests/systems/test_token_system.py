@@ -51,8 +51,8 @@ def save(system: TokenSystem, folder: Path, tokenizer: str | None = None, **said
     save_checkpoint(folder, {"kind": system.kind, "defaults": {"guidance": 1.5}}, {})
     codec = {"kind": "dvae", "config": to_config(system.codec.network.config)}
     save_checkpoint(folder / "codec", codec, {"dvae": system.codec.network})
-    config = {"kind": "token_transformer", "config": to_config(system.transformer.config), **said}
-    save_checkpoint(folder / "transformer", config, {"transformer": system.transformer}, tokenizer=tokenizer)
+    config = {"kind": "token_transformer", "config": to_config(system.prior.config), **said}
+    save_checkpoint(folder / "transformer", config, {"transformer": system.prior}, tokenizer=tokenizer)
     return folder
 
 
@@ -128,7 +128,9 @@ def test_first_rows_are_kept(maskgit: TokenSystem) -> None:
     picture = Scenes(1, size=32)[0].image
     completed = maskgit.complete(picture, PROMPT, 2, keep_rows=2)
     codes = maskgit.encode(picture)
-    drawn = maskgit.sample([PROMPT] * 2, [0, 1], maskgit.resolve(2, 0, {}), codes[:, :2].flatten(1))
+    known = torch.arange(16) < 8
+    conditions, settings = maskgit.condition([PROMPT] * 2), maskgit.resolve(2, 0, {})
+    drawn = maskgit.drawer.draw(conditions, [0, 1], settings, given=codes.flatten(1), known=known)
     assert (drawn[:, :2] == codes[:, :2]).all()
     assert bytes_of(completed) == [image.tobytes() for image in maskgit.decode(drawn)]
 
@@ -166,7 +168,7 @@ def test_classes_are_asked_for_by_name(tmp_path: Path) -> None:
     assert isinstance(loaded, TokenSystem)
     assert isinstance(loaded.condition, LabelCondition)
     assert loaded.condition(["dog", "", "cat"]).tolist() == [[1], [2], [0]]
-    assert (loaded.condition([""]) == loaded.transformer.no_condition(1)).all()
+    assert (loaded.condition([""]) == loaded.prior.no_condition(1)).all()
     assert bytes_of(loaded.generate("cat", 1, guidance=2)) != bytes_of(loaded.generate("dog", 1, guidance=2))
     with pytest.raises(PinxitError, match=r"no class 'dg'.*dog"):
         loaded.generate("dg")

@@ -77,8 +77,8 @@ def save_dalle1(system: TokenSystem, folder: Path, dtype: torch.dtype | None = N
     condition = system.condition
     assert isinstance(condition, TextCondition)
     text = condition.tokenizer.to_json()
-    config = {"kind": "token_transformer", "config": to_config(system.transformer.config)}
-    networks = {"transformer": system.transformer}
+    config = {"kind": "token_transformer", "config": to_config(system.prior.config)}
+    networks = {"transformer": system.prior}
     save_checkpoint(folder / "transformer", config, networks, tokenizer=text, dtype=dtype)
     if system.clip is not None:
         config = {"kind": "clip", "config": to_config(system.clip.clip.config)}

@@ -84,12 +84,12 @@ def comparison(originals: Sequence[Image.Image], made: Sequence[Image.Image]) ->
 @click.command(short_help="Turn pictures into codes, once, and keep them.")
 @click.argument("src")
 @click.option(
-    "--with", "model", metavar="MODEL", help="A codec, or a system that has one; the shipped one if left out."
+    "--with", "model", metavar="MODEL", help="A codec, a system that has one, or a CLIP; the shipped one if left out."
 )
 @click.option("--out", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Where the codes go.")
 @device_option
 def encode(src: str, model: str | None, out: Path, device: str | None) -> None:
-    """Turn every picture of SRC into codes and keep them in DIR, with the captions.
+    """Turn every picture of SRC into codes, latents or embeddings and keep them in DIR, with the captions.
 
     The same command again goes on where it stopped. Codes of other pictures or of another codec are refused.
     """
@@ -97,20 +97,20 @@ def encode(src: str, model: str | None, out: Path, device: str | None) -> None:
     from pinxit.checkpoints.files import read_config
     from pinxit.data.pairs import open_pairs
     from pinxit.jobs import encode as job
-    from pinxit.systems.codec import load_codec
+    from pinxit.systems.encoder import load_encoder
 
-    codec = load_codec(model or DEFAULT, device)
-    pairs = open_pairs(src, size=codec.size)
+    encoder = load_encoder(model or DEFAULT, device)
+    pairs = open_pairs(src, size=encoder.size)
     source = {
         "data": {"samples": len(pairs), "fingerprint": pairs.fingerprint},
-        "codec": {"kind": codec.kind, "size": codec.size, "weights": codec.fingerprint},
+        "codec": {"kind": encoder.kind, "size": encoder.size, "weights": encoder.fingerprint},
     }
     with shown("encoding") as progress:
-        job.encode(pairs, codec, out, source, progress)
+        job.encode(pairs, encoder, out, source, progress)
     made = read_config(out)
     if made["skipped"]:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(made["skipped"].items()))
         click.echo(f"skipped {sum(made['skipped'].values())} of {len(pairs)} ({reasons})", err=True)
-    shape = "x".join(map(str, codec.shape))
-    what = "numbers" if codec.codes is None else f"of {codec.codes} codes"
+    shape = "x".join(map(str, encoder.shape))
+    what = "numbers" if encoder.codes is None else f"of {encoder.codes} codes"
     click.echo(f"{made['samples']} pictures as {shape} {what}: {out}")

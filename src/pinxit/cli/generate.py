@@ -1,4 +1,4 @@
-"""`pinxit generate`, `complete` and `edit`: pictures into files."""
+"""`pinxit generate`, `complete`, `edit` and `translate`: pictures into files."""
 
 from __future__ import annotations
 
@@ -149,6 +149,27 @@ def edit(
     system = _load(model, device)
     with _shown(prompt) as progress:
         made = system.edit(picture, where, prompt, seed=seed, progress=progress, **asked)
+    _write(out, made, grid_only)
+
+
+@click.command(short_help="Make pictures from a picture's edges, low resolution or half.")
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("--as-it-is", is_flag=True, help="IMAGE is a drawing of edges, say, and no photo to take them from.")
+@sampling_options
+def translate(
+    image: Path, as_it_is: bool, model: str | None, device: str | None, out: Path, grid_only: bool, **asked: Any
+) -> None:
+    """Make pictures that have the edges of IMAGE, its low resolution or its lower half, as the model has learnt.
+
+    Files are written as `pinxit generate` writes them.
+    """
+    from pinxit.data.images import open_image
+
+    seed = _seed(asked)
+    picture = open_image(image)
+    system = _load(model, device)
+    with _shown(image.name) as progress:
+        made = system.translate(picture, as_it_is=as_it_is, seed=seed, progress=progress, **asked)
     _write(out, made, grid_only)
 
 

@@ -23,6 +23,7 @@ VERBS = {
     "generate": Verb("pinxit.cli.generate:generate", "Make pictures from text."),
     "complete": Verb("pinxit.cli.generate:complete", "Continue a picture from its first rows."),
     "edit": Verb("pinxit.cli.generate:edit", "Paint part of a picture anew."),
+    "translate": Verb("pinxit.cli.generate:translate", "Make pictures from a picture's edges, low resolution or half."),
     "reconstruct": Verb("pinxit.cli.codec:reconstruct", "Show what pictures look like through a model's codes."),
     "classify": Verb("pinxit.cli.clip:classify", "Say which of some labels fits a picture best."),
     "search": Verb("pinxit.cli.clip:search", "Find the pictures nearest to a text or a picture."),

@@ -72,7 +72,9 @@ class Folder:
 
     def _captions(self, files: _Files) -> tuple[Captions, dict[str, Any]]:
         record, text = (None if name is None else self._sidecar(files.key, name) for name in (files.record, files.text))
-        return read_captions(files.key, record, text)
+        captions, meta = read_captions(files.key, record, text)
+        inner = PurePosixPath(files.key).parent.name
+        return captions, {"folder": inner, **meta} if inner else meta
 
     def _sidecar(self, key: str, name: str) -> bytes:
         return bytes_inside(self.root, name, key, MAX_TEXT_BYTES)

@@ -26,7 +26,7 @@ from pinxit.data.images import fit
 from pinxit.data.sample import BadSample, Captions, Pairs, Sample
 from pinxit.errors import PinxitError
 from pinxit.progress import Progress
-from pinxit.systems.codec import Codec
+from pinxit.systems.encoder import Encoder
 
 KIND = "codes"
 PART = 4096
@@ -35,11 +35,14 @@ PART = 4096
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """The codes of a picture, int64 or float32 n, with its captions."""
+    """The codes of a picture, int64 or float32 n, with its captions and what else is known of it."""
 
     key: str
     codes: npt.NDArray[np.int64] | npt.NDArray[np.float32]
     captions: Captions
+    meta: Mapping[str, Any]
+    beside: npt.NDArray[np.int64] | npt.NDArray[np.float32] | None = None
+    """The codes of the same picture by another encoder, or of something taken from it."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,16 @@ class Encoded:
     """The codes of all pictures, m n."""
     keys: Sequence[str]
     captions: Sequence[Captions]
+    metas: Sequence[Mapping[str, Any]]
+    """What the source says beside: texts, numbers, yes and no."""
     shape: tuple[int, ...]
     """Of the codes of a picture, as the codec has it."""
     codes: int | None
     """k, how many codes there are; None where they are numbers."""
     fingerprint: str
     """Of the pictures."""
+    others: Encoded | None = None
+    """Codes of the same pictures, in the same order."""
 
     @classmethod
     def load(cls, folder: Path) -> Encoded:
@@ -70,14 +77,26 @@ class Encoded:
         rows = [json.loads(line) for part in parts for line in _lines(part)]
         captions = [{kind: tuple(texts) for kind, texts in row["captions"].items()} for row in rows]
         keys, source = [row["key"] for row in rows], config["source"]["data"]["fingerprint"]
-        return cls(values, keys, captions, tuple(config["shape"]), config["codes"], source)
+        metas = [row.get("meta", {}) for row in rows]
+        return cls(values, keys, captions, metas, tuple(config["shape"]), config["codes"], source)
+
+    def beside(self, others: Encoded) -> Encoded:
+        """These with others of the same pictures."""
+        place = {key: position for position, key in enumerate(others.keys)}
+        if missing := [key for key in self.keys if key not in place]:
+            raise PinxitError(
+                f"Of {len(self)} pictures {len(missing)} are not among the {len(others)} that were encoded a second "
+                f"time, such as {missing[0]!r}. Encode both from the same source, with the same settings."
+            )
+        return replace(self, others=others._some([place[key] for key in self.keys]))
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, index: int) -> EncodedSample:
         codes = self.values[index].astype(np.float32 if self.codes is None else np.int64)
-        return EncodedSample(self.keys[index], codes, self.captions[index])
+        beside = None if self.others is None else self.others[index].codes
+        return EncodedSample(self.keys[index], codes, self.captions[index], self.metas[index], beside)
 
     def captions_at(self, index: int) -> Captions:
         """The captions alone."""
@@ -104,6 +123,8 @@ class Encoded:
             values=self.values[list(positions)],
             keys=[self.keys[i] for i in positions],
             captions=[self.captions[i] for i in positions],
+            metas=[self.metas[i] for i in positions],
+            others=None if self.others is None else self.others._some(positions),
         )
 
 
@@ -117,20 +138,20 @@ def source_of(folder: Path) -> dict[str, Any] | None:
 
 
 def encode(
-    pairs: Pairs, codec: Codec, folder: Path, source: Mapping[str, Any], progress: Progress | None = None
+    pairs: Pairs, encoder: Encoder, folder: Path, source: Mapping[str, Any], progress: Progress | None = None
 ) -> None:
     """Encodes every good sample into `folder`, from the first part that is not there yet.
 
     `source` says what the codes are made from (JSON); parts that were made from something else are refused. Bad samples
     are skipped, counted and named, and raise PinxitError above the limit.
     """
-    encode_parts(pairs, codec, folder, source, progress)
-    conclude(pairs, codec, folder, source)
+    encode_parts(pairs, encoder, folder, source, progress)
+    conclude(pairs, encoder, folder, source)
 
 
 def encode_parts(
     pairs: Pairs,
-    codec: Codec,
+    encoder: Encoder,
     folder: Path,
     source: Mapping[str, Any],
     progress: Progress | None = None,
@@ -152,12 +173,12 @@ def encode_parts(
         if (part / "config.json").exists():
             _check_source(part, source)
         else:
-            _encode_part(part, pairs, positions, codec, source, faults, told)
+            _encode_part(part, pairs, positions, encoder, source, faults, told)
             told(len(positions))
         done += len(positions)
 
 
-def conclude(pairs: Pairs, codec: Codec, folder: Path, source: Mapping[str, Any]) -> None:
+def conclude(pairs: Pairs, encoder: Encoder, folder: Path, source: Mapping[str, Any]) -> None:
     """Writes what makes the parts a whole."""
     made = [read_config(_part(folder, number)) for number in range(_parts(pairs))]
     samples = sum(config["samples"] for config in made)
@@ -165,26 +186,26 @@ def conclude(pairs: Pairs, codec: Codec, folder: Path, source: Mapping[str, Any]
         raise PinxitError(f"{pairs.name} has no picture that could be encoded. `pinxit data check` says why.")
     skipped: Counter[str] = sum((Counter(config["skipped"]) for config in made), Counter())
     config = {"kind": KIND, "source": dict(source), "samples": samples, "skipped": dict(skipped), "parts": len(made)}
-    write_config(folder, {**config, "shape": list(codec.shape), "codes": codec.codes})
+    write_config(folder, {**config, "shape": list(encoder.shape), "codes": encoder.codes})
 
 
 def _encode_part(
     part: Path,
     pairs: Pairs,
     positions: range,
-    codec: Codec,
+    encoder: Encoder,
     source: Mapping[str, Any],
     faults: Faults,
     told: Callable[[int], None],
 ) -> None:
     before = Counter(faults.reasons)
-    kept = torch.float16 if codec.codes is None else torch.int32
-    codes = [torch.empty(0, math.prod(codec.shape), dtype=kept)]
+    kept = torch.float16 if encoder.codes is None else torch.int32
+    codes = [torch.empty(0, math.prod(encoder.shape), dtype=kept)]
     rows = []
-    samples = _good(pairs, positions, codec.size, faults)
-    while batch := list(itertools.islice(samples, codec.batch)):
-        codes.append(codec.encode([sample.image for sample in batch]).flatten(1).to("cpu", kept))
-        rows += [{"key": sample.key, "captions": sample.captions} for sample in batch]
+    samples = _good(pairs, positions, encoder.size, faults)
+    while batch := list(itertools.islice(samples, encoder.batch)):
+        codes.append(encoder.encode([sample.image for sample in batch]).flatten(1).to("cpu", kept))
+        rows += [{"key": sample.key, "captions": sample.captions, "meta": _plain(sample.meta)} for sample in batch]
         told(len(rows))
     config = {"kind": f"{KIND}-part", "source": dict(source), "samples": len(rows)}
     with replace_folder(part) as partial:
@@ -192,6 +213,10 @@ def _encode_part(
         write_tensors(partial, "codes", {"codes": torch.cat(codes)})
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (partial / "samples.jsonl").write_text(text, encoding="utf-8")
+
+
+def _plain(meta: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in meta.items() if isinstance(value, str | int | float | bool)}
 
 
 def _good(pairs: Pairs, positions: range, size: int, faults: Faults) -> Iterator[Sample]:

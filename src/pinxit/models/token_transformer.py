@@ -53,6 +53,11 @@ class TokenTransformerConfig:
             raise PinxitError("condition_vector goes with condition_vocabulary=0 and predicts_condition=false.")
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the codes of a picture, h w."""
+        return self.grid
+
+    @property
     def image_length(self) -> int:
         """n, image tokens."""
         return self.grid[0] * self.grid[1]
@@ -172,6 +177,10 @@ class TokenTransformer(nn.Module):
             return torch.zeros(rows, self.config.condition_vector, device=device)
         pads = torch.arange(self.config.condition_length, device=device) + self.config.condition_vocabulary
         return pads.expand(rows, -1)
+
+    def following(self, condition: Tensor) -> Continuation:
+        """The logits of one image token after the other, for the sampler."""
+        return Continuation(self, condition)
 
     @property
     def mask_id(self) -> int:

@@ -29,17 +29,22 @@ class NextToken(Objective):
     """Cross-entropy of both kinds of tokens, each normalised by itself and weighted, in float32."""
 
     def __init__(
-        self, network: nn.Module, config: NextTokenConfig, paint: Callable[[], Image.Image | None] | None = None
+        self,
+        network: nn.Module,
+        config: NextTokenConfig,
+        paint: Callable[[], Image.Image | None] | None = None,
+        name: str = "transformer",
     ) -> None:
         """`network` maps a condition and image ids b n to their logits; `paint` draws the preview with it."""
         super().__init__()
+        self.name = name
         self.network = network
         self.config = config
         self.paint = paint
 
     def networks(self) -> Mapping[str, nn.Module]:
-        """The network as `transformer`."""
-        return {"transformer": self.network}
+        """The network by its name."""
+        return {self.name: self.network}
 
     def loss(self, batch: Batch, turn: str, step: int) -> tuple[Tensor, Numbers]:  # noqa: ARG002
         """`batch["condition"]` b l (or vectors b w) and `batch["image"]` b n, int64. The numbers are nats per token."""

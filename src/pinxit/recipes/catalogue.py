@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pinxit.errors import unknown
-from pinxit.recipes import codecs, dalle1, dalle1_emoji, dalle1_paper, dalle1_scenes, igpt, palette, taming
+from pinxit.recipes import codecs, dalle1, dalle1_emoji, dalle1_paper, dalle1_scenes, igpt, palette, pixelcnn, taming
 from pinxit.recipes.clip import clip, clip_tiny
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Recipe, Stage
@@ -29,8 +29,18 @@ RECIPES: dict[str, Callable[[], Recipe | Pipeline | Stage]] = {
     "vqgan-gumbel-tiny": codecs.vqgan_gumbel_tiny,
     "taming": taming.taming,
     "taming-tiny": taming.taming_tiny,
+    "taming-class": taming.taming_class,
+    "taming-class-tiny": taming.taming_class_tiny,
+    "taming-clip": taming.taming_clip,
+    "taming-clip-tiny": taming.taming_clip_tiny,
+    "taming-edges": taming.taming_edges,
+    "taming-edges-tiny": taming.taming_edges_tiny,
     "taming-transformer": taming.taming_transformer,
     "taming-transformer-tiny": taming.taming_transformer_tiny,
+    "pixelcnn": pixelcnn.pixelcnn,
+    "pixelcnn-tiny": pixelcnn.pixelcnn_tiny,
+    "pixelcnn2": pixelcnn.pixelcnn2,
+    "pixelcnn2-tiny": pixelcnn.pixelcnn2_tiny,
     "igpt": igpt.igpt,
     "igpt-tiny": igpt.igpt_tiny,
     "igpt-transformer": igpt.igpt_transformer,

@@ -16,9 +16,10 @@ from pinxit.models import token_transformer
 from pinxit.objectives.next_token import NextTokenConfig
 from pinxit.recipes.clip import clip, clip_tiny
 from pinxit.recipes.codecs import dalle1_dvae, dalle1_dvae_tiny
+from pinxit.recipes.conditions import TextDataConfig
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import DataConfig, Recipe
-from pinxit.recipes.tokens import ModelStage, TextDataConfig, TokensStage, build_transformer
+from pinxit.recipes.tokens import ModelStage, TokensStage, build_prior
 from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig
 
@@ -47,7 +48,7 @@ def dalle1_transformer(size: str = "small-64") -> Recipe:
         optimizer=OptimizerConfig(lr=2e-3, betas=(0.9, 0.96), matrices="muon", weight_decay=4.5e-2, warmup=300),
         training=TrainingConfig(steps=10_000, batch_size=64, ema_decay=0.999),
         learns_from=lambda recipe, context: Encoded.load(context.part("tokens")),  # noqa: ARG005
-        build=build_transformer,
+        build=build_prior,
         needs=("tokens",),
     )
 

@@ -15,6 +15,7 @@ from pinxit.models.clip import CLIPConfig, TextConfig, VisionConfig
 from pinxit.objectives.next_token import NextTokenConfig
 from pinxit.recipes.clip import CLIPDataConfig, clip, clip_tiny
 from pinxit.recipes.codecs import PictureDataConfig, dalle1_dvae, dalle1_dvae_tiny
+from pinxit.recipes.conditions import TextDataConfig
 from pinxit.recipes.dalle1 import (
     dalle1_tiny,
     dalle1_tokens_tiny,
@@ -23,7 +24,7 @@ from pinxit.recipes.dalle1 import (
 )
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import DataConfig
-from pinxit.recipes.tokens import ModelStage, TextDataConfig, TokensStage
+from pinxit.recipes.tokens import ModelStage, TokensStage
 
 LICENCE = "Apache-2.0; trained on drawings under Apache-2.0 (Noto), MIT (Fluent) and CC-BY-4.0 (Twemoji)"
 

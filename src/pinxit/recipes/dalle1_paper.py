@@ -24,6 +24,7 @@ from pinxit.models import dvae, token_transformer
 from pinxit.objectives.bottlenecks import GumbelConfig
 from pinxit.recipes.clip import clip
 from pinxit.recipes.codecs import CodecObjectiveConfig, PictureDataConfig, dalle1_dvae
+from pinxit.recipes.conditions import TextDataConfig
 from pinxit.recipes.dalle1 import (
     dalle1_model,
     dalle1_tiny,
@@ -33,7 +34,6 @@ from pinxit.recipes.dalle1 import (
 )
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Recipe
-from pinxit.recipes.tokens import TextDataConfig
 from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig
 

@@ -13,13 +13,14 @@ from pinxit.models.dvae import DVAEConfig
 from pinxit.models.token_transformer import TokenTransformerConfig
 from pinxit.recipes.clip import CLIPDataConfig, clip
 from pinxit.recipes.codecs import PictureDataConfig, dalle1_dvae
+from pinxit.recipes.conditions import TextDataConfig
 from pinxit.recipes.dalle1 import (
     dalle1_tiny,
     dalle1_transformer,
 )
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import DataConfig
-from pinxit.recipes.tokens import ModelStage, TextDataConfig, TokensStage
+from pinxit.recipes.tokens import ModelStage, TokensStage
 
 CAPTIONS = {"short": 1.0, "long": 0.1, "alt": 0.1}
 """Mostly what will be asked for."""

@@ -14,10 +14,11 @@ from pinxit.jobs.encode import Encoded
 from pinxit.models.token_transformer import SIZES, TokenTransformerConfig
 from pinxit.objectives.next_token import NextTokenConfig
 from pinxit.recipes.codecs import UNMEASURED
+from pinxit.recipes.conditions import CodesDataConfig
 from pinxit.recipes.palette import palette, palette_tiny
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import DataConfig, Recipe
-from pinxit.recipes.tokens import CodesDataConfig, ModelStage, TokensStage, build_transformer
+from pinxit.recipes.tokens import ModelStage, TokensStage, build_prior
 from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig
 
@@ -39,7 +40,7 @@ def igpt_transformer() -> Recipe:
         optimizer=OptimizerConfig(lr=2e-3, betas=(0.9, 0.95), matrices="muon", weight_decay=0.01, warmup=300),
         training=TrainingConfig(steps=5_000, batch_size=32, ema_decay=0.999),
         learns_from=lambda recipe, context: Encoded.load(context.part("tokens")),  # noqa: ARG005
-        build=partial(build_transformer, codec="codec"),
+        build=partial(build_prior, codec="codec"),
         needs=("tokens",),
     )
 
@@ -71,7 +72,7 @@ def igpt() -> Pipeline:
         expected=UNMEASURED,
         stages={
             "codec": replace(small, model=replace(small.model, size=SIDE)),
-            "tokens": TokensStage(name="igpt-tokens", data=DataConfig(), codec="codec"),
+            "tokens": TokensStage(name="igpt-tokens", data=DataConfig(), encoder="codec"),
             "transformer": igpt_transformer(),
             "model": ModelStage(name="igpt-model", kind="igpt", parts=("codec", "transformer")),
         },

@@ -7,6 +7,7 @@ pinxit generate "a red apple" --model runs/maskgit --steps 8
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -16,9 +17,10 @@ from pinxit.objectives.masked_tokens import MaskedTokensConfig
 from pinxit.objectives.next_token import NextTokenConfig
 from pinxit.recipes.clip import clip, clip_tiny
 from pinxit.recipes.codecs import UNMEASURED, vqgan_recipe, vqgan_tiny
+from pinxit.recipes.conditions import EmbeddingDataConfig, LabelDataConfig, TextDataConfig, ViewDataConfig
 from pinxit.recipes.pipeline import Pipeline
-from pinxit.recipes.recipe import DataConfig, Recipe
-from pinxit.recipes.tokens import ModelStage, TextDataConfig, TokensStage, build_transformer
+from pinxit.recipes.recipe import Context, DataConfig, Recipe, Stage
+from pinxit.recipes.tokens import ModelStage, TokensStage, build_prior
 from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig
 
@@ -39,7 +41,7 @@ def taming_transformer(size: str = "small-64") -> Recipe:
         optimizer=OptimizerConfig(lr=2e-3, betas=(0.9, 0.95), matrices="muon", weight_decay=0.01, warmup=300),
         training=TrainingConfig(steps=10_000, batch_size=64, ema_decay=0.999),
         learns_from=lambda recipe, context: Encoded.load(context.part("tokens")),  # noqa: ARG005
-        build=partial(build_transformer, codec="codec"),
+        build=partial(build_prior, codec="codec"),
         needs=("tokens",),
     )
 
@@ -92,7 +94,7 @@ def taming() -> Pipeline:
         expected=UNMEASURED,
         stages={
             "codec": vqgan_recipe(),
-            "tokens": TokensStage(name="taming-tokens", data=DataConfig(), codec="codec"),
+            "tokens": TokensStage(name="taming-tokens", data=DataConfig(), encoder="codec"),
             "clip": clip(),
             "transformer": taming_transformer(),
             "model": ModelStage(name="taming-model", kind="taming", parts=PARTS),
@@ -112,6 +114,126 @@ def taming_tiny() -> Pipeline:
             "codec": vqgan_tiny(),
             "clip": clip_tiny(),
             "transformer": taming_transformer_tiny(),
+        },
+    )
+
+
+ALONE = ("codec", "transformer")
+
+
+def taming_class() -> Pipeline:
+    """Pictures of a class, by its name."""
+    return _for(
+        "class",
+        "Taming transformers for classes, which the source tells beside captions.",
+        LabelDataConfig(),
+        {},
+        ALONE,
+    )
+
+
+def taming_clip() -> Pipeline:
+    """Learnt from pictures alone, painted from texts: embeddings of both lie in the same space."""
+    return _for(
+        "clip",
+        "Taming transformers for CLIP's embeddings: learns from pictures' own, draws from those of texts.",
+        EmbeddingDataConfig(),
+        {"clip": clip(), "embeddings": TokensStage(name="taming-embeddings", data=DataConfig(), encoder="clip")},
+        PARTS,
+        condition_length=1,
+    )
+
+
+def taming_edges() -> Pipeline:
+    """Pictures from their edges; with `--set views.view=low` or `lower` from another view of them."""
+    return _for(
+        "edges",
+        "Taming transformers for another picture: its edges, itself at a low resolution, its lower half.",
+        ViewDataConfig(),
+        {"views": TokensStage(name="taming-views", data=DataConfig(), encoder="codec", view="edges")},
+        ALONE,
+    )
+
+
+def _for(
+    condition: str,
+    summary: str,
+    data: LabelDataConfig | EmbeddingDataConfig | ViewDataConfig,
+    before: dict[str, Stage],
+    parts: tuple[str, ...],
+    **model: int,
+) -> Pipeline:
+    """The pipeline for another condition than texts; `before` are the stages that it needs besides."""
+    whole, transformer = taming(), taming_transformer()
+    given = [name for name in ("embeddings", "views") if name in before]
+    return replace(
+        whole,
+        name=f"taming-{condition}",
+        summary=summary,
+        stages={
+            "codec": whole.stages["codec"],
+            "tokens": whole.stages["tokens"],
+            **before,
+            "transformer": replace(
+                transformer,
+                name=f"taming-{condition}-transformer",
+                summary=f"The transformer of {condition} conditions to the codes of a VQGAN.",
+                model=replace(transformer.model, **model),
+                data=data,
+                learns_from=partial(_beside, given),
+                needs=("tokens", *given),
+            ),
+            "model": ModelStage(name=f"taming-{condition}-model", kind="taming", parts=parts),
+        },
+    )
+
+
+def _beside(names: Sequence[str], recipe: Recipe, context: Context) -> Encoded:  # noqa: ARG001
+    """The codes, with those of another stage beside them."""
+    encoded = Encoded.load(context.part("tokens"))
+    for name in names:
+        encoded = encoded.beside(Encoded.load(context.part(name)))
+    return encoded
+
+
+def taming_class_tiny() -> Pipeline:
+    """The same at 32 pixels."""
+    return _tiny(taming_class())
+
+
+def taming_clip_tiny() -> Pipeline:
+    """The same at 32 pixels."""
+    return _tiny(taming_clip())
+
+
+def taming_edges_tiny() -> Pipeline:
+    """The same at 32 pixels."""
+    return _tiny(taming_edges())
+
+
+def _tiny(whole: Pipeline) -> Pipeline:
+    """The tiny parts of `taming_tiny` in the place of the others."""
+    small, transformer = taming_tiny(), whole.stages["transformer"]
+    assert isinstance(transformer, Recipe)
+    tiny = taming_transformer_tiny()
+    length = min(tiny.model.condition_length, transformer.model.condition_length)
+    return replace(
+        whole,
+        name=f"{whole.name}-tiny",
+        summary=f"The recipe {whole.name} at 32 pixels in a minute, for tests and first tries.",
+        hardware="1 core",
+        stages={
+            **{name: small.stages.get(name, stage) for name, stage in whole.stages.items()},
+            "transformer": replace(
+                tiny,
+                name=f"{transformer.name}-tiny",
+                summary=f"The recipe {transformer.name} over 8x8 of 128 codes, in seconds.",
+                model=replace(tiny.model, condition_length=length),
+                data=replace(transformer.data, validation=64),
+                learns_from=transformer.learns_from,
+                needs=transformer.needs,
+            ),
+            "model": whole.stages["model"],
         },
     )
 

@@ -1,15 +1,13 @@
-"""Systems that draw tokens, stage by stage: the codes of all pictures, a transformer over them, a folder of all parts.
+"""Systems that draw tokens, stage by stage: the codes of all pictures, a network over them, a folder of all parts.
 
 The codec before them is trained by `recipes.codecs`; the recipes themselves are those of each system.
 """
 
 from __future__ import annotations
 
-import random
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -19,26 +17,25 @@ from PIL import Image
 
 from pinxit.checkpoints.files import read_config, read_tensors, replace_folder, to_config, write_config, write_tensors
 from pinxit.data.augment import moved
-from pinxit.data.images import Colour, grid
-from pinxit.data.loader import Transform
+from pinxit.data.images import Colour, fit, grid
 from pinxit.data.recolour import recolour, recolourable
-from pinxit.data.sample import BadSample, Captions, Pairs, Sample, draw_caption
+from pinxit.data.sample import BadSample, Captions, Pairs, Sample
+from pinxit.data.views import VIEWS, View
 from pinxit.errors import PinxitError, unknown
 from pinxit.jobs import encode
-from pinxit.jobs.encode import Encoded, EncodedSample
-from pinxit.models.token_transformer import TokenTransformer, TokenTransformerConfig
+from pinxit.jobs.encode import Encoded
+from pinxit.models.token_transformer import TokenTransformerConfig
 from pinxit.objectives.masked_tokens import MaskedTokens, MaskedTokensConfig
 from pinxit.objectives.next_token import NextToken, NextTokenConfig
 from pinxit.objectives.objective import Objective
 from pinxit.progress import shown, silent
-from pinxit.recipes.clip import train_tokenizer
 from pinxit.recipes.codecs import VALIDATION_BATCH
+from pinxit.recipes.conditions import asked_by
 from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, held_batches
 from pinxit.systems.codec import Codec, read_codec_config
-from pinxit.systems.conditions import Condition, NoCondition, TextCondition
+from pinxit.systems.encoder import open_encoder, read_size
 from pinxit.systems.system import Settings, check
-from pinxit.systems.token_drawing import DEFAULTS, TokenDrawer
-from pinxit.text.tokenizer import Tokenizer, pad_per_position
+from pinxit.systems.token_drawing import DEFAULTS, PRIORS, PriorConfig, TokenDrawer, prior_kind
 
 # The codes, once.
 
@@ -106,6 +103,36 @@ SCALE, SHIFT = 0.08, 0.06
 
 
 @dataclass(frozen=True)
+class Viewed:
+    """Of each picture, scaled to `size`, what the view takes from it."""
+
+    pairs: Pairs
+    view: View
+    size: int
+
+    @property
+    def name(self) -> str:
+        return self.pairs.name
+
+    @property
+    def fingerprint(self) -> str:
+        return self.pairs.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.pairs[index]
+        return replace(sample, image=VIEWS[self.view](fit(sample.image, self.size)))
+
+    def captions_at(self, index: int) -> Captions:
+        return self.pairs.captions_at(index)
+
+    def meta_at(self, index: int) -> Mapping[str, Any]:
+        return self.pairs.meta_at(index)
+
+
+@dataclass(frozen=True)
 class TokensStage:
     """The codes of all pictures, and of varied versions of them."""
 
@@ -115,14 +142,16 @@ class TokensStage:
     """How many more times a picture is encoded a little moved and scaled; for drawings on a plain ground."""
     colours: int = 0
     """How many more times it is encoded in other colours, where its captions allow that (`data.recolour`)."""
-    codec: str = "dvae"
-    """The stage before that makes the codes."""
+    view: View | None = None
+    """What is taken from each picture and encoded in its place (`data.views`)."""
+    encoder: str = "dvae"
+    """The stage before that makes the codes: a codec, or a CLIP for embeddings."""
     summary: str = "Encode the pictures once and keep the codes."
 
-    settings: ClassVar[tuple[str, ...]] = ("data", "moves", "colours")
+    settings: ClassVar[tuple[str, ...]] = ("data", "moves", "colours", "view")
 
     def done(self, context: Context) -> bool:
-        """Whether all codes are there, from this source, these settings and this codec."""
+        """Whether all codes are there, from this source, these settings and this encoder."""
         try:
             made_from = encode.source_of(context.out)
             return made_from is not None and made_from == self._said(context, self._pairs(context))
@@ -130,132 +159,45 @@ class TokensStage:
             return False
 
     def run(self, context: Context) -> None:
-        """Encodes with the pipeline's codec; the processes share out the parts."""
+        """Encodes with the pipeline's encoder; the processes share out the parts."""
         world = context.world
         pairs = self._pairs(context)
-        codec = Codec.from_checkpoint(context.model(self.codec), world.device)
-        versions = Versions.of(pairs, self.moves, self.colours, self.data.background)
+        encoder = open_encoder(context.model(self.encoder), world.device)
+        versions: Pairs = Versions.of(pairs, self.moves, self.colours, self.data.background)
+        if self.view:
+            versions = Viewed(versions, self.view, encoder.size)
         said = self._said(context, pairs)
         with shown("encoding") if world.leads else silent("encoding") as progress:
-            encode.encode_parts(versions, codec, context.out, said, progress, rank=world.rank, size=world.size)
+            encode.encode_parts(versions, encoder, context.out, said, progress, rank=world.rank, size=world.size)
         world.wait()
         if world.leads:
-            encode.conclude(versions, codec, context.out, said)
+            encode.conclude(versions, encoder, context.out, said)
         world.wait()
 
     def _pairs(self, context: Context) -> Pairs:
-        return context.pairs(self.data, read_codec_config(context.model(self.codec)).size)
+        folder = context.model(self.encoder)
+        size = read_size(folder) if self.encoder == "clip" else read_codec_config(folder).size
+        return context.pairs(self.data, size)
 
     def _said(self, context: Context, pairs: Pairs) -> dict[str, Any]:
         recipe = {"data": to_config(self.data), "moves": self.moves, "colours": self.colours}
-        return {"data": context.describe(pairs), "recipe": recipe, "codec": context.fingerprint(self.codec)}
+        if self.view:
+            recipe["view"] = self.view
+        return {"data": context.describe(pairs), "recipe": recipe, "codec": context.fingerprint(self.encoder)}
 
 
-# The transformer over conditions and codes.
+# The network over them.
 
 
-@dataclass(frozen=True)
-class TextDataConfig:
-    """Captions for the transformer; the pictures are codes by now."""
-
-    captions: Mapping[str, float] = field(default_factory=lambda: {"alt": 1.0, "short": 1.0, "long": 1.0})
-    """Weights of the kinds of captions."""
-    validation: int = 256
-    """Pictures held back for validation, though never more than a tenth of all."""
-    bpe_dropout: float = 0.1
-    """Probability of passing over a merge, so that one caption is spelt in many ways (appendix B)."""
-    caption_dropout: float = 0.1
-    """The share of captions left out, so that guidance has something to compare with."""
-    tokenizer_samples: int = 100_000
-    """Samples whose captions the tokenizer is trained on."""
-    prompts: tuple[str, ...] = ()
-    """What the previews show; captions of pictures held back where there are none."""
-
-
-@dataclass(frozen=True)
-class Stream:
-    """An encoded sample -> `condition` l and `image` n, both ids."""
-
-    tokenizer: Tokenizer
-    length: int
-    captions: Mapping[str, float]
-    bpe_dropout: float = 0.0
-    caption_dropout: float = 0.0
-
-    def __call__(self, sample: EncodedSample, rng: np.random.Generator) -> dict[str, Any]:
-        """Draws a caption, or none, and its spelling."""
-        ids: list[int] = []
-        if rng.random() >= self.caption_dropout:
-            caption = draw_caption(sample.key, sample.captions, self.captions, rng)
-            ids = self.tokenizer.encode_ids(caption, self.bpe_dropout, random.Random(int(rng.integers(2**63))))
-        return {"condition": pad_per_position([ids], self.length, self.tokenizer.vocab_size)[0], "image": sample.codes}
-
-
-@dataclass(frozen=True)
-class CodesDataConfig:
-    """Codes alone, without anything to draw them after."""
-
-    validation: int = 256
-    """Pictures held back for validation, though never more than a tenth of all."""
-
-
-@dataclass(frozen=True)
-class Alone:
-    """An encoded sample -> `condition` l, which is nothing but pads, and `image` n."""
-
-    length: int
-
-    def __call__(self, sample: EncodedSample, rng: np.random.Generator) -> dict[str, Any]:  # noqa: ARG002
-        """Draws nothing."""
-        return {"condition": np.arange(self.length), "image": sample.codes}
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a transformer's data brings beside codes."""
-
-    config: TokenTransformerConfig
-    """With the ids that there are."""
-    training: Transform
-    validation: Transform
-    condition: Condition
-    prompts: tuple[str, ...]
-    """Of the previews."""
-    tokenizer: str | None = None
-    """The text of tokenizer.json."""
-
-
-def asked_by(config: TokenTransformerConfig, data: Any, training: Encoded, held: Encoded) -> Asked:
-    """The conditions that a data config is for."""
-    length = config.condition_length
-    if isinstance(data, CodesDataConfig):
-        alone = Alone(length)
-        return Asked(replace(config, condition_vocabulary=0), alone, alone, NoCondition(length), ("",) * PREVIEWS)
-    assert isinstance(data, TextDataConfig)
-    tokenizer = train_tokenizer(training, config.condition_vocabulary, data.captions, data.tokenizer_samples)
-    plain = Stream(tokenizer, length, data.captions)
-    shorts = (held.captions_at(i) for i in range(len(held)))
-    return Asked(
-        replace(config, condition_vocabulary=tokenizer.vocab_size),
-        replace(plain, bpe_dropout=data.bpe_dropout, caption_dropout=data.caption_dropout),
-        plain,
-        TextCondition(tokenizer, length),
-        data.prompts or tuple(next(iter(captions.values()))[0] for captions in islice(shorts, PREVIEWS)),
-        tokenizer.to_json(),
-    )
-
-
-PREVIEWS = 16
-
-
-def build_transformer(recipe: Recipe, context: Context, encoded: Encoded, *, codec: str = "dvae") -> Run:
-    """The transformer over the codes that the stage before has kept; `codec` is the stage that made them."""
+def build_prior(recipe: Recipe, context: Context, encoded: Encoded, *, codec: str = "dvae") -> Run:
+    """The network over the codes that the stage before has kept; `codec` is the stage that made them."""
     model, wanted = recipe.model, recipe.objective
-    assert isinstance(model, TokenTransformerConfig)
-    if (model.image_vocabulary, model.grid) != (encoded.codes, encoded.shape):
+    assert isinstance(model, PriorConfig)
+    if (model.image_vocabulary, model.shape) != (encoded.codes, encoded.shape):
+        sides = "grid" if isinstance(model, TokenTransformerConfig) else "grids"
         raise PinxitError(
-            f"The codes are {encoded.shape} of {encoded.codes}, the transformer expects {model.grid} of "
-            f"{model.image_vocabulary}. Set model.grid and model.image_vocabulary to fit."
+            f"The codes are {encoded.shape} of {encoded.codes}, the network expects {model.shape} of "
+            f"{model.image_vocabulary}. Set model.{sides} and model.image_vocabulary to fit."
         )
     if (model.order == "masked") != isinstance(wanted, MaskedTokensConfig):
         raise PinxitError(
@@ -264,14 +206,13 @@ def build_transformer(recipe: Recipe, context: Context, encoded: Encoded, *, cod
         )
     draws = Codec.from_checkpoint(context.model(codec), torch.device("cpu"))
     training, held = encoded.hold_back(recipe.data.validation)
-    asked = asked_by(model, recipe.data, training, held)
-    network = TokenTransformer(asked.config)
+    asked = asked_by(model, recipe.data, context, training, held)
+    kind = prior_kind(asked.config)
+    network = PRIORS[kind].network(asked.config)
 
-    def paint() -> Image.Image | None:
-        if not asked.prompts:
-            return None
-        seeds, settings = range(len(asked.prompts)), Settings(**{**DEFAULTS, "top_p": 0.95})
-        codes = TokenDrawer(network).draw(asked.condition(asked.prompts), seeds, settings)
+    def paint() -> Image.Image:
+        settings = Settings(**{**DEFAULTS, "top_p": 0.95})
+        codes = TokenDrawer(network).draw(asked.previews, range(len(asked.previews)), settings)
         return grid(draws.decode(codes.cpu()), 8)
 
     objective: Objective
@@ -279,12 +220,12 @@ def build_transformer(recipe: Recipe, context: Context, encoded: Encoded, *, cod
         objective = MaskedTokens(network, wanted, paint)
     else:
         assert isinstance(wanted, NextTokenConfig)
-        objective = NextToken(network, wanted, paint)
+        objective = NextToken(network, wanted, paint, PRIORS[kind].file)
     return Run(
         objective=objective,
         samples=training,
         transform=asked.training,
-        config={"kind": "token_transformer", "config": to_config(asked.config)},
+        config={"kind": kind, "config": to_config(asked.config), **asked.said},
         validation=held_batches(held, asked.validation, VALIDATION_BATCH),
         tokenizer=asked.tokenizer,
     )

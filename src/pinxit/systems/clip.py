@@ -74,6 +74,26 @@ class CLIPSystem(System):
             digest.update(projection.weight.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
+    @property
+    def size(self) -> int:
+        """Pixels a side that it looks at."""
+        return self.clip.config.vision.size
+
+    @property
+    def shape(self) -> tuple[int]:
+        """Of an embedding, d."""
+        return (self.clip.config.width,)
+
+    codes = None
+    """Embeddings are numbers."""
+
+    batch = BATCH
+    """Pictures to pass at once."""
+
+    def encode(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
+        """As `encode_image`, by the name that it has in codecs."""
+        return self.encode_image(images)
+
     @torch.no_grad()
     def encode_image(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
         """Pictures, scaled and cropped to the network's square -> b d unit rows; one picture gives one row."""

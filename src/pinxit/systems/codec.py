@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pinxit.checkpoints import catalogue
 from pinxit.checkpoints.files import from_config, load_network, read_config
 from pinxit.data.images import fit, opaque, to_pil, to_tensor
 from pinxit.errors import PinxitError
@@ -21,7 +20,7 @@ from pinxit.models.palette import Palette, PaletteConfig
 from pinxit.models.vae import VAE, VAEConfig
 from pinxit.models.vqgan import VQGAN, VQGANConfig
 from pinxit.models.vqvae import VQVAE, VQVAEConfig
-from pinxit.systems.system import System, choose_device
+from pinxit.systems.system import System
 
 
 class Network(NamedTuple):
@@ -154,18 +153,3 @@ class Codec(System):
             raise PinxitError(f"{given}: give integers {axes} from 0 to {self.codes - 1}.")
         if len(self.shape) == 1 and codes.shape[1:] != self.shape:
             raise PinxitError(f"{given}: n is {self.shape[0]}.")
-
-
-def load_codec(name: str | Path, device: str | torch.device | None = None) -> Codec:
-    """Opens a codec, a checkpoint of its own or the part of a system, by the names that `pinxit.load` takes."""
-    found = catalogue.find(name)
-    folder, kind = found.folder, read_config(found.folder)["kind"]
-    if kind not in NETWORKS:
-        inside = [path.parent for path in sorted(folder.glob("*/config.json"))]
-        codecs = [path for path in inside if read_config(path)["kind"] in NETWORKS]
-        if not codecs:
-            raise PinxitError(f"{found.name} is of kind {kind} and has no codec in it. Give a model that has one.")
-        folder = codecs[0]
-    codec = Codec.from_checkpoint(folder, choose_device(device))
-    codec.name = found.name
-    return codec

@@ -1,19 +1,24 @@
-"""What a token transformer draws for: a text, a class, an embedding of CLIP's, or nothing."""
+"""What a network over codes draws for: a text, a class, an embedding of CLIP's, another picture, or nothing."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from pinxit.checkpoints.files import read_config
+from pinxit.data.images import fit, opaque
+from pinxit.data.views import NAMES, VIEWS, View
 from pinxit.errors import PinxitError, unknown
-from pinxit.models.token_transformer import TokenTransformerConfig
 from pinxit.systems.clip import CLIPSystem
+from pinxit.systems.codec import Codec
+from pinxit.systems.token_drawing import PriorConfig
 from pinxit.text.captions import clean
 from pinxit.text.tokenizer import Tokenizer, pad_per_position
 
@@ -76,8 +81,30 @@ class NoCondition:
         return torch.arange(self.length).expand(len(prompts), -1)
 
 
-def read_condition(folder: Path, config: TokenTransformerConfig, clip: CLIPSystem | None) -> Condition:
-    """The condition of the transformer in a checkpoint folder, which holds a tokenizer, tells "labels", or neither."""
+@dataclass(frozen=True)
+class ViewCondition:
+    """What a view takes from a picture, by its codes (`data.views`)."""
+
+    view: View
+    codec: Codec
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """Empty prompts -> pads b l."""
+        if any(prompts):
+            raise PinxitError(
+                f"This model draws from the {NAMES[self.view]} of a picture. Give one: `pinxit translate`."
+            )
+        assert self.codec.codes is not None
+        return self.codec.codes + torch.arange(math.prod(self.codec.shape)).expand(len(prompts), -1)
+
+    def of(self, image: Image.Image, *, as_it_is: bool = False) -> Tensor:
+        """The codes 1 l of the view of a picture; of the picture itself where it is such a view already."""
+        image = fit(opaque(image), self.codec.size)
+        return self.codec.encode(image if as_it_is else VIEWS[self.view](image)).flatten(1)
+
+
+def read_condition(folder: Path, config: PriorConfig, codec: Codec, clip: CLIPSystem | None) -> Condition:
+    """The condition of the network in a checkpoint folder: it holds a tokenizer, or config.json tells which."""
     if config.condition_vector is not None:
         if clip is None:
             raise PinxitError(f"{folder} draws for embeddings of a CLIP, which is not there.")
@@ -89,6 +116,11 @@ def read_condition(folder: Path, config: TokenTransformerConfig, clip: CLIPSyste
                 f"The tokenizer has {tokenizer.vocab_size} ids, the transformer knows {config.condition_vocabulary}."
             )
         return TextCondition(tokenizer, config.condition_length)
-    if labels := read_config(folder).get("labels"):
+    said = read_config(folder)
+    if labels := said.get("labels"):
         return LabelCondition(tuple(labels))
+    if view := said.get("view"):
+        if view not in VIEWS:
+            raise unknown("view", str(view), VIEWS)
+        return ViewCondition(view, codec)
     return NoCondition(config.condition_length)

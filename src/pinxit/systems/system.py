@@ -57,11 +57,15 @@ CODEC = ("encode", "decode", "reconstruct")
 
 KINDS = {
     "dalle1": Kind(TOKENS, ("generate", "complete", *CODEC)),
-    "taming": Kind(TOKENS, ("generate", "complete", *CODEC)),
+    "taming": Kind(TOKENS, ("generate", "complete", "translate", *CODEC)),
     "igpt": Kind(TOKENS, ("generate", "complete", *CODEC)),
     "maskgit": Kind(TOKENS, ("generate", "complete", "edit", *CODEC)),
+    "pixelcnn": Kind(TOKENS, ("generate", "complete", *CODEC)),
     **{kind: Kind("pinxit.systems.codec:Codec", CODEC) for kind in ("palette", "vae", "vqvae", "dvae", "vqgan")},
-    "clip": Kind("pinxit.systems.clip:CLIPSystem", ("encode_image", "encode_text", "classify", "score", "build_index")),
+    "clip": Kind(
+        "pinxit.systems.clip:CLIPSystem",
+        ("encode", "encode_image", "encode_text", "classify", "score", "build_index"),
+    ),
 }
 """The `kind` in a checkpoint's config.json -> its system. Only the one that is asked for gets imported."""
 

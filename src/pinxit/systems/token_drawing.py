@@ -1,22 +1,45 @@
-"""Grids of codes by a token transformer: what all systems that draw tokens have in common."""
+"""Grids of codes by a network over them: what all systems that draw tokens have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pinxit.checkpoints.files import from_config, load_network, read_config
 from pinxit.errors import PinxitError, unknown
-from pinxit.models.token_transformer import Continuation, TokenTransformer, TokenTransformerConfig
+from pinxit.models.pixelcnn import PixelCNN, PixelCNNConfig
+from pinxit.models.token_transformer import TokenTransformer, TokenTransformerConfig
 from pinxit.nn.packing import can_pack, packed
 from pinxit.progress import Progress
 from pinxit.systems.system import Settings, check
 from pinxit.tokens.parallel import fill, noise
 from pinxit.tokens.sampler import Choice, guide, sample, uniforms
+
+Prior = TokenTransformer | PixelCNN
+"""A network that tells codes from those before them, or from all others."""
+
+PriorConfig = TokenTransformerConfig | PixelCNNConfig
+
+
+class Network(NamedTuple):
+    """A row of the table of networks over codes."""
+
+    file: str
+    """The name of its safetensors."""
+    config: type[Any]
+    network: type[Any]
+
+
+PRIORS = {
+    "token_transformer": Network("transformer", TokenTransformerConfig, TokenTransformer),
+    "pixelcnn": Network("pixelcnn", PixelCNNConfig, PixelCNN),
+}
+"""The kind of a checkpoint -> what it holds."""
 
 BATCH = 32
 """Pictures that are drawn at once."""
@@ -31,25 +54,31 @@ DEFAULTS: Settings = {
     "top_k": None,
     "top_p": None,
     "rerank": None,
+    "size": None,
 }
 """What is in force where a checkpoint and the person say nothing."""
 
 
-def defaults_of(config: TokenTransformerConfig) -> Settings:
-    """The settings that a transformer is drawn with: steps too, where it draws in any order."""
+def defaults_of(config: PriorConfig) -> Settings:
+    """The settings that a network is drawn with: steps too, where it draws in any order."""
     return Settings(**{**DEFAULTS, "steps": STEPS}) if config.order == "masked" else DEFAULTS
 
 
-class TokenDrawer:
-    """A token transformer at work, one token after the other or many at once as it has learnt."""
+def prior_kind(config: PriorConfig) -> str:
+    """The kind of checkpoint that a config is of."""
+    return next(kind for kind, row in PRIORS.items() if isinstance(config, row.config))
 
-    def __init__(self, network: TokenTransformer, twin: TokenTransformer | None = None) -> None:
+
+class TokenDrawer:
+    """A network over codes at work, one code after the other or many at once as it has learnt."""
+
+    def __init__(self, network: Prior, twin: Prior | None = None) -> None:
         """`twin` draws in the place of `network`, where it is faster."""
         self.network = network
         self.twin = twin or network
 
     @classmethod
-    def ready(cls, network: TokenTransformer, device: torch.device) -> TokenDrawer:
+    def ready(cls, network: Prior, device: torch.device) -> TokenDrawer:
         """For a network that learns no more; on a CPU with its weights laid out for few rows, half as fast again."""
         network = network.to(device).eval().requires_grad_(False)
         return cls(network, packed(network) if device.type == "cpu" and can_pack() else None)
@@ -57,13 +86,17 @@ class TokenDrawer:
     @property
     def device(self) -> torch.device:
         """Where it draws."""
-        return self.network.condition_position.device
+        return next(self.network.parameters()).device
 
     @classmethod
     def from_checkpoint(cls, folder: Path, device: torch.device) -> TokenDrawer:
-        """Reads config.json and transformer.safetensors."""
-        network = TokenTransformer(from_config(TokenTransformerConfig, read_config(folder).get("config", {})))
-        load_network(folder, "transformer", network)
+        """Reads config.json and the network's safetensors."""
+        config = read_config(folder)
+        if config["kind"] not in PRIORS:
+            raise unknown("network over codes of kind", str(config["kind"]), PRIORS)
+        row = PRIORS[config["kind"]]
+        network = row.network(from_config(row.config, config.get("config", {})))
+        load_network(folder, row.file, network)
         return cls.ready(network, device)
 
     @torch.inference_mode()
@@ -74,18 +107,21 @@ class TokenDrawer:
         settings: Settings,
         *,
         away: Tensor | None = None,
+        shape: tuple[int, ...] | None = None,
         given: Tensor | None = None,
         known: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
-        """A grid of codes for each condition (b l, or vectors b w) and seed, int64 b h w, in batches.
+        """Codes for each condition (b l, or vectors b w) and seed, int64 b h w, or b n of several grids, in batches.
 
-        `away` (1 l or 1 w) is what guidance leads away from; no condition where there is none. `given` (1 m or 1 n) are
-        the first codes of each, or those that `known` (n, boolean) marks.
+        `away` (1 l or 1 w) is what guidance leads away from; no condition where there is none. `shape` (h w) is that of
+        the picture where it is larger than what the network has learnt, which then slides over it as a window. Of the
+        codes `given` (1 n) those stay that `known` (n, boolean) marks.
         """
         drawn: list[Tensor] = []
         conditions = conditions.to(self.device)
         away = self.network.no_condition(1) if away is None else away.to(self.device)
+        shape = shape or self.network.config.shape
         for start in range(0, len(conditions), BATCH):
             rows = conditions[start : start + BATCH]
 
@@ -94,55 +130,90 @@ class TokenDrawer:
                     progress(before * tokens + token * now, len(conditions) * tokens)
 
             both = rows if settings["guidance"] == 1 else torch.cat([rows, away.expand(len(rows), -1)])
-            draw = self._in_any_order if self.network.config.order == "masked" else self._in_turn
-            drawn.append(draw(both, seeds[start : start + BATCH], settings, given, known, told))
-        return torch.cat(drawn).view(-1, *self.network.config.grid)
+            ids = torch.zeros(len(rows), math.prod(shape), dtype=torch.int64, device=self.device)
+            done = torch.zeros(ids.shape[1], dtype=torch.bool)
+            if given is not None and known is not None:
+                ids, done = given.to(self.device).expand_as(ids).clone(), known.clone()
+            self._slide(both, seeds[start : start + BATCH], settings, shape, ids, done, told)
+            drawn.append(ids)
+        return torch.cat(drawn).view(-1, *shape)
 
-    def _in_turn(
+    def _slide(
         self,
         conditions: Tensor,
         seeds: Sequence[int],
         settings: Settings,
-        given: Tensor | None,
-        known: Tensor | None,
+        shape: tuple[int, ...],
+        ids: Tensor,
+        done: Tensor,
         progress: Progress,
+    ) -> None:
+        """Draws those of `ids` (b n) that are not `done` (n), window by window (Esser et al. 2021, section 3.3).
+
+        A window sees half of the one before. A code's noise belongs to its place, whatever the windows are.
+        """
+        draw = self._in_any_order if self.network.config.order == "masked" else self._in_turn
+        noises = self._noise(seeds, settings, len(done))
+        places = list(windows(shape, self.network.config.shape))
+        for number, place in enumerate(places):
+
+            def told(token: int, tokens: int, before: int = number) -> None:
+                progress(before * tokens + token, len(places) * tokens)
+
+            ids[:, place] = draw(conditions, noises[..., place], settings, ids[:, place], done[place], told)
+            done[place] = True
+
+    def _noise(self, seeds: Sequence[int], settings: Settings, count: int) -> Tensor:
+        if self.network.config.order == "masked":
+            return noise(seeds, settings.get("steps") or STEPS, count)
+        return uniforms(seeds, count)
+
+    def _in_turn(
+        self, conditions: Tensor, uniform: Tensor, settings: Settings, ids: Tensor, known: Tensor, progress: Progress
     ) -> Tensor:
-        following = Continuation(self.twin, conditions)
+        following = self.twin.following(conditions)
         return sample(
             following if settings["guidance"] == 1 else guide(following, settings["guidance"]),
-            uniforms(seeds, self.network.config.image_length),
+            uniform,
             _choice(settings),
-            given=None if given is None else given.expand(len(seeds), -1),
+            given=ids,
             known=known,
             progress=progress,
         )
 
     def _in_any_order(
-        self,
-        conditions: Tensor,
-        seeds: Sequence[int],
-        settings: Settings,
-        given: Tensor | None,
-        known: Tensor | None,
-        progress: Progress,
+        self, conditions: Tensor, uniform: Tensor, settings: Settings, ids: Tensor, known: Tensor, progress: Progress
     ) -> Tensor:
-        count = self.network.config.image_length
-        ids = torch.full((len(seeds), count), self.network.mask_id, device=self.device)
-        if given is not None:
-            place = torch.arange(count) < given.shape[1] if known is None else known
-            ids[:, place] = given.to(self.device)[:, place[: given.shape[1]]]
+        assert isinstance(self.twin, TokenTransformer)
+        twin, mask_id = self.twin, self.twin.mask_id
 
         def told(ids: Tensor) -> Tensor:
-            return self.twin(conditions, ids)[1]  # type: ignore[no-any-return]
+            return twin(conditions, ids)[1]  # type: ignore[no-any-return]
 
         return fill(
             told if settings["guidance"] == 1 else guide(told, settings["guidance"]),
-            ids,
-            self.network.mask_id,
-            noise(seeds, settings.get("steps") or STEPS, count),
+            ids.masked_fill(~known.to(ids.device), mask_id),
+            mask_id,
+            uniform,
             _choice(settings),
             progress=progress,
         )
+
+
+def windows(shape: tuple[int, ...], window: tuple[int, ...]) -> Iterator[Tensor]:
+    """The places of each window in the codes of `shape`, n of them, row by row, each half a window on."""
+    places = torch.arange(math.prod(shape)).view(shape)
+    if shape == window:
+        yield places.flatten()
+        return
+    (rows, columns), (high, wide) = shape, window
+    for top in _starts(rows, high):
+        for left in _starts(columns, wide):
+            yield places[top : top + high, left : left + wide].flatten()
+
+
+def _starts(whole: int, part: int) -> list[int]:
+    return sorted({*range(0, whole - part, part - part // 2), whole - part})
 
 
 def _choice(settings: Settings) -> Choice:

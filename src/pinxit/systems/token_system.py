@@ -1,10 +1,11 @@
-"""The systems that draw tokens: a transformer paints codes, a codec turns them into pixels, CLIP chooses the best.
+"""The systems that draw tokens: a network paints codes, a codec turns them into pixels, CLIP chooses the best.
 
 - `dalle1`: after a text, by a dVAE (Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation").
 - `taming`: after a text, a class, an embedding of CLIP's or nothing, by a VQGAN (Esser et al. 2021, "Taming
   Transformers for High-Resolution Image Synthesis").
 - `igpt`: after nothing, by a palette (Chen et al. 2020, "Generative Pretraining from Pixels").
-- `maskgit`: the same all at once in a few steps, and parts anew (Chang et al. 2022, "MaskGIT").
+- `pixelcnn`: after a text or a class, by a VQ-VAE of one level or two (van den Oord et al. 2017; Razavi et al. 2019).
+- `maskgit`: as `taming`, but all at once in a few steps, and parts anew (Chang et al. 2022, "MaskGIT").
 """
 
 from __future__ import annotations
@@ -22,17 +23,22 @@ from torch import Tensor
 from pinxit.checkpoints.files import read_config
 from pinxit.data.images import fit, opaque
 from pinxit.errors import PinxitError
-from pinxit.models.token_transformer import TokenTransformer
 from pinxit.progress import Progress
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.codec import Codec
-from pinxit.systems.conditions import Condition, read_condition
+from pinxit.systems.conditions import Condition, ViewCondition, read_condition
 from pinxit.systems.picture import Picture
 from pinxit.systems.system import KINDS, Settings, System
-from pinxit.systems.token_drawing import TokenDrawer, defaults_of, read_defaults
+from pinxit.systems.token_drawing import Prior, TokenDrawer, defaults_of, read_defaults
 
-CODEC_PART = {"dalle1": "dvae", "taming": "codec", "igpt": "codec", "maskgit": "codec"}
-"""The kinds, and the name of their codec's folder."""
+PARTS = {
+    "dalle1": ("dvae", "transformer"),
+    "taming": ("codec", "transformer"),
+    "igpt": ("codec", "transformer"),
+    "maskgit": ("codec", "transformer"),
+    "pixelcnn": ("codec", "prior"),
+}
+"""The kinds, and the folders of their codec and of their network over codes."""
 
 
 class TokenSystem(System):
@@ -51,10 +57,10 @@ class TokenSystem(System):
         defaults: Settings | None = None,
     ) -> None:
         config = drawer.network.config
-        if (config.image_vocabulary, config.grid) != (codec.codes, codec.shape):
+        if (config.image_vocabulary, config.shape) != (codec.codes, codec.shape):
             raise PinxitError(
-                f"The transformer paints {config.grid} of {config.image_vocabulary} codes, but the {codec.kind} has "
-                f"{codec.shape} of {codec.codes}. They must be trained together."
+                f"The {PARTS[kind][1]} paints {config.shape} of {config.image_vocabulary} codes, but the {codec.kind} "
+                f"has {codec.shape} of {codec.codes}. They must be trained together."
             )
         if (kind == "maskgit") != (config.order == "masked"):
             raise PinxitError(f"The transformer of this {kind} has learnt order={config.order}, which is another's.")
@@ -65,29 +71,53 @@ class TokenSystem(System):
 
     @classmethod
     def from_checkpoint(cls, folder: Path, device: torch.device) -> Self:
-        """Reads config.json and the parts: the codec, `transformer/` and, if it is there, `clip/`."""
+        """Reads config.json and the parts: the two of `PARTS` and, if it is there, `clip/`."""
         config = read_config(folder)
-        drawer = TokenDrawer.from_checkpoint(folder / "transformer", device)
+        first, prior = (folder / part for part in PARTS[config["kind"]])
+        codec = Codec.from_checkpoint(first, device)
+        drawer = TokenDrawer.from_checkpoint(prior, device)
         clip = CLIPSystem.from_checkpoint(folder / "clip", device) if (folder / "clip").exists() else None
         return cls(
             config["kind"],
-            Codec.from_checkpoint(folder / CODEC_PART[config["kind"]], device),
+            codec,
             drawer,
-            read_condition(folder / "transformer", drawer.network.config, clip),
+            read_condition(prior, drawer.network.config, codec, clip),
             clip,
             read_defaults(folder, config.get("defaults") or {}, defaults_of(drawer.network.config)),
         )
 
     @property
-    def transformer(self) -> TokenTransformer:
+    def prior(self) -> Prior:
         """The network that paints."""
         return self.drawer.network
 
     def generate(
         self, prompt: str, n: int = 4, *, seed: int = 0, progress: Progress | None = None, **settings: Unpack[Settings]
     ) -> list[Picture]:
-        """Paints all codes after the prompt: a text, the name of a class, or "" where it knows pictures alone."""
-        return self._paint(prompt, n, seed, settings, None, None, progress)
+        """Paints all codes after the prompt: a text, the name of a class, or "" where it knows pictures alone.
+
+        A `size` that is larger than the trained one is painted by a window that slides over it.
+        """
+        return self._paint(prompt, n, seed, settings, progress)
+
+    def translate(
+        self,
+        image: Image.Image,
+        n: int = 4,
+        *,
+        as_it_is: bool = False,
+        seed: int = 0,
+        progress: Progress | None = None,
+        **settings: Unpack[Settings],
+    ) -> list[Picture]:
+        """Paints pictures that have the picture's edges, low resolution or lower half (Esser et al. 2021, section 4.1).
+
+        Which of these, the model has learnt. `as_it_is`: the picture is such a view, a drawing of edges say.
+        """
+        if not isinstance(self.condition, ViewCondition):
+            raise PinxitError(f"{self.name or 'This model'} draws for prompts, not from pictures. Use `generate`.")
+        condition = self.condition.of(image, as_it_is=as_it_is)
+        return self._paint("", n, seed, settings, progress, condition=condition)
 
     def complete(
         self,
@@ -101,12 +131,14 @@ class TokenSystem(System):
         **settings: Unpack[Settings],
     ) -> list[Picture]:
         """Keeps the codes of the picture's first rows and paints the rest (Ramesh et al. 2021, figure 2)."""
-        rows = self.codec.grid[0]
+        sides = self.codec.autoencoder.grids
+        rows = sides[0]
         kept = rows // 2 if keep_rows is None else keep_rows
         if not 0 <= kept <= rows:
             raise PinxitError(f"{kept} rows cannot be kept: the picture has {rows} rows of codes.")
-        given = self.codec.encode(image)[:, :kept].flatten(1)
-        pictures = self._paint(prompt, n, seed, settings, given, None, progress)
+        known = torch.cat([torch.arange(side**2) < kept * side * (side // rows) for side in sides])
+        codes = self.codec.encode(image).flatten(1)
+        pictures = self._paint(prompt, n, seed, settings, progress, given=codes, known=known)
         return [replace(picture, settings={**picture.settings, "keep_rows": kept}) for picture in pictures]
 
     def edit(
@@ -135,7 +167,8 @@ class TokenSystem(System):
         touched = cells.view(rows, size // rows, columns, size // columns).any(3).any(1).flatten()
         if not touched.any():
             raise PinxitError("The mask is black all over, so there is nothing to paint. Make white what is to change.")
-        made = self._paint(prompt, n, seed, settings, self.codec.encode(before).flatten(1), ~touched, progress)
+        codes = self.codec.encode(before).flatten(1)
+        made = self._paint(prompt, n, seed, settings, progress, given=codes, known=~touched)
         return [replace(picture, image=Image.composite(picture.image, before, white)) for picture in made]
 
     def encode(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
@@ -151,19 +184,41 @@ class TokenSystem(System):
         return self.codec.reconstruct(images)
 
     def sample(
+        self, prompts: Sequence[str], seeds: Sequence[int], settings: Settings, progress: Progress | None = None
+    ) -> Tensor:
+        """The codes of a picture for each prompt and seed, int64 b *shape."""
+        return self._sample(self.condition(prompts), seeds, settings, progress)
+
+    def _sample(
         self,
-        prompts: Sequence[str],
+        conditions: Tensor,
         seeds: Sequence[int],
         settings: Settings,
+        progress: Progress | None,
         given: Tensor | None = None,
         known: Tensor | None = None,
-        progress: Progress | None = None,
     ) -> Tensor:
-        """One grid of codes a prompt and seed, int64 b h w; `given` and `known` as in `TokenDrawer.draw`."""
-        away = self.condition([settings.get("negative") or ""])
         return self.drawer.draw(
-            self.condition(prompts), seeds, settings, away=away, given=given, known=known, progress=progress
+            conditions,
+            seeds,
+            settings,
+            away=self.condition([settings.get("negative") or ""]),
+            shape=self._shape_of(settings.get("size")),
+            given=given,
+            known=known,
+            progress=progress,
         )
+
+    def _shape_of(self, size: tuple[int, int] | None) -> tuple[int, ...]:
+        """Of the codes of a picture of width and height in pixels."""
+        if size is None:
+            return self.codec.shape
+        pixels = self.codec.size // self.codec.grid[0]
+        if min(size) < self.codec.size or any(side % pixels for side in size):
+            raise PinxitError(
+                f"size is {size[0]}x{size[1]}; give at least {self.codec.size}x{self.codec.size}, in steps of {pixels}."
+            )
+        return size[1] // pixels, size[0] // pixels
 
     def _paint(
         self,
@@ -171,12 +226,16 @@ class TokenSystem(System):
         n: int,
         seed: int,
         settings: Settings,
-        given: Tensor | None,
-        known: Tensor | None,
         progress: Progress | None,
+        *,
+        condition: Tensor | None = None,
+        given: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> list[Picture]:
         """The n best of as many candidates as the settings ask for, best first."""
         chosen = self.resolve(n, seed, settings)
+        if chosen["size"] and (given is not None or condition is not None):
+            raise PinxitError("`size` goes with pictures that are drawn from a prompt alone. Leave it out.")
         if chosen["rerank"] and self.clip is None:
             raise PinxitError(f"{self.name or 'This model'} has no CLIP, so it cannot rerank. Leave --rerank out.")
         if chosen["negative"] and chosen["guidance"] <= 1:
@@ -185,7 +244,9 @@ class TokenSystem(System):
                 "above 1, to 2 say."
             )
         seeds = range(seed, seed + (chosen["rerank"] or n))
-        images = self.codec.decode(self.sample([prompt] * len(seeds), seeds, chosen, given, known, progress))
+        condition = self.condition([prompt]) if condition is None else condition
+        codes = self._sample(condition.expand(len(seeds), -1), seeds, chosen, progress, given, known)
+        images = self.codec.decode(codes)
         scores: list[float | None] = [None] * len(images)
         if chosen["rerank"] and self.clip is not None:
             scores = list(self.clip.score(images, prompt).flatten().tolist())

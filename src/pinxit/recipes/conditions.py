@@ -1,0 +1,268 @@
+"""What a network over codes learns to draw for: texts, classes, embeddings of CLIP's, other pictures, or nothing.
+
+The data config of a recipe says which; `asked_by` makes of it what the network is given.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pinxit.checkpoints.files import read_config
+from pinxit.data.loader import Transform
+from pinxit.data.sample import BadSample, draw_caption
+from pinxit.errors import PinxitError
+from pinxit.jobs.encode import Encoded, EncodedSample
+from pinxit.models.token_transformer import TokenTransformerConfig
+from pinxit.recipes.clip import train_tokenizer
+from pinxit.recipes.recipe import Context
+from pinxit.systems.clip import CLIPSystem
+from pinxit.systems.conditions import EmbeddingCondition, LabelCondition, TextCondition
+from pinxit.systems.token_drawing import PriorConfig
+from pinxit.text.tokenizer import Tokenizer, pad_per_position
+
+PREVIEWS = 16
+
+
+@dataclass(frozen=True)
+class CodesDataConfig:
+    """Codes alone, without anything to draw them for."""
+
+    validation: int = 256
+    """Pictures held back for validation, though never more than a tenth of all."""
+
+
+@dataclass(frozen=True)
+class TextDataConfig(CodesDataConfig):
+    """Captions; the pictures are codes by now."""
+
+    captions: Mapping[str, float] = field(default_factory=lambda: {"alt": 1.0, "short": 1.0, "long": 1.0})
+    """Weights of the kinds of captions."""
+    bpe_dropout: float = 0.1
+    """Probability of passing over a merge, so that one caption is spelt in many ways (appendix B)."""
+    caption_dropout: float = 0.1
+    """The share of captions left out, so that guidance has something to compare with."""
+    tokenizer_samples: int = 100_000
+    """Samples whose captions the tokenizer is trained on."""
+    prompts: tuple[str, ...] = ()
+    """What the previews show; captions of pictures held back where there are none."""
+
+
+@dataclass(frozen=True)
+class LabelDataConfig(CodesDataConfig):
+    """Classes, as the source tells them beside captions."""
+
+    label: str = "folder"
+    """Where the source says a picture's class: a field of its JSON, a column of its table, or the folder it lies in."""
+    label_dropout: float = 0.1
+    """The share of classes left out, so that guidance has something to compare with."""
+
+
+@dataclass(frozen=True)
+class EmbeddingDataConfig(CodesDataConfig):
+    """The pictures' own embeddings by a CLIP; to draw, those of texts take their place."""
+
+    embedding_dropout: float = 0.1
+    """The share of embeddings left out, so that guidance has something to compare with."""
+    noise: float = 0.5
+    """Length of the noise that is added to an embedding (of length 1) before it is scaled to that length again, so that
+    those of texts, which lie a little apart, are near to what has been learnt."""
+    prompts: tuple[str, ...] = ()
+    """What the previews show; captions of pictures held back where there are none."""
+
+
+@dataclass(frozen=True)
+class ViewDataConfig(CodesDataConfig):
+    """The codes of something taken from the same picture (`data.views`)."""
+
+    view_dropout: float = 0.1
+    """The share of views left out, so that guidance has something to compare with."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a network's data brings beside codes."""
+
+    config: PriorConfig
+    """With the ids that there are."""
+    training: Transform
+    validation: Transform
+    previews: Tensor
+    """What previews are drawn for, b l or b w."""
+    tokenizer: str | None = None
+    """The text of tokenizer.json."""
+    said: Mapping[str, Any] = field(default_factory=dict)
+    """What config.json says for the condition to be known again."""
+
+
+def asked_by(config: PriorConfig, data: Any, context: Context, training: Encoded, held: Encoded) -> Asked:
+    """The conditions that a data config is for."""
+    if isinstance(data, TextDataConfig):
+        return _texts(config, data, training, held)
+    if isinstance(data, LabelDataConfig):
+        return _labels(config, data, training)
+    if isinstance(data, EmbeddingDataConfig):
+        return _embeddings(config, data, context, held)
+    if isinstance(data, ViewDataConfig):
+        return _views(config, data, context, held)
+    alone = Alone(config.condition_length)
+    nothing = torch.arange(config.condition_length).expand(PREVIEWS, -1)
+    return Asked(replace(config, condition_vocabulary=0), alone, alone, nothing)
+
+
+# Nothing.
+
+
+@dataclass(frozen=True)
+class Alone:
+    """An encoded sample -> `condition` l, which is nothing but pads, and `image` n."""
+
+    length: int
+
+    def __call__(self, sample: EncodedSample, rng: np.random.Generator) -> dict[str, Any]:  # noqa: ARG002
+        """Draws nothing."""
+        return {"condition": np.arange(self.length), "image": sample.codes}
+
+
+# Texts.
+
+
+@dataclass(frozen=True)
+class Texts:
+    """An encoded sample -> `condition` l and `image` n, both ids."""
+
+    tokenizer: Tokenizer
+    length: int
+    captions: Mapping[str, float]
+    bpe_dropout: float = 0.0
+    dropout: float = 0.0
+
+    def __call__(self, sample: EncodedSample, rng: np.random.Generator) -> dict[str, Any]:
+        """Draws a caption, or none, and its spelling."""
+        ids: list[int] = []
+        if rng.random() >= self.dropout:
+            caption = draw_caption(sample.key, sample.captions, self.captions, rng)
+            ids = self.tokenizer.encode_ids(caption, self.bpe_dropout, random.Random(int(rng.integers(2**63))))
+        return {"condition": pad_per_position([ids], self.length, self.tokenizer.vocab_size)[0], "image": sample.codes}
+
+
+def _texts(config: PriorConfig, data: TextDataConfig, training: Encoded, held: Encoded) -> Asked:
+    tokenizer = train_tokenizer(training, config.condition_vocabulary, data.captions, data.tokenizer_samples)
+    plain = Texts(tokenizer, config.condition_length, data.captions)
+    return Asked(
+        replace(config, condition_vocabulary=tokenizer.vocab_size),
+        replace(plain, bpe_dropout=data.bpe_dropout, dropout=data.caption_dropout),
+        plain,
+        TextCondition(tokenizer, config.condition_length)(_prompts(data.prompts, held)),
+        tokenizer.to_json(),
+    )
+
+
+def _prompts(wanted: tuple[str, ...], held: Encoded) -> tuple[str, ...]:
+    """For previews: those of the recipe, or captions of pictures held back."""
+    captions = (held.captions_at(i) for i in range(len(held)))
+    return wanted or tuple(next(iter(kinds.values()))[0] for kinds in islice(captions, PREVIEWS)) or ("",)
+
+
+# Classes.
+
+
+@dataclass(frozen=True)
+class Labels:
+    """An encoded sample -> `condition` 1, its class, and `image` n."""
+
+    names: tuple[str, ...]
+    label: str
+    dropout: float = 0.0
+
+    def __call__(self, sample: EncodedSample, rng: np.random.Generator) -> dict[str, Any]:
+        """Leaves some out."""
+        name = str(sample.meta.get(self.label, ""))
+        if name not in self.names:
+            raise BadSample(sample.key, "no-class", f"{sample.key!r} has no {self.label!r} that is a class.")
+        place = len(self.names) if rng.random() < self.dropout else self.names.index(name)
+        return {"condition": np.array([place]), "image": sample.codes}
+
+
+MOST = 10_000
+"""Classes. What has more different values is no class."""
+
+
+def _labels(config: PriorConfig, data: LabelDataConfig, training: Encoded) -> Asked:
+    told = [str(meta[data.label]) for meta in training.metas if data.label in meta]
+    names = tuple(sorted(set(told)))
+    if not 1 < len(names) <= min(MOST, len(told) // 2):
+        fields = ", ".join(sorted({name for meta in training.metas for name in meta})) or "nothing"
+        raise PinxitError(
+            f"data.label={data.label} has {len(names)} different values in {len(training)} pictures, which makes no "
+            f"classes. The source says of its pictures: {fields}."
+        )
+    plain = Labels(names, data.label)
+    shown = (names * PREVIEWS)[:PREVIEWS]
+    return Asked(
+        replace(config, condition_vocabulary=len(names), condition_length=1),
+        replace(plain, dropout=data.label_dropout),
+        plain,
+        LabelCondition(names)(shown),
+        said={"labels": list(names)},
+    )
+
+
+# What lies beside the codes: embeddings, or codes of something taken from the same picture.
+
+
+@dataclass(frozen=True)
+class Given:
+    """An encoded sample -> `condition`, what lies beside its codes, and `image` n."""
+
+    nothing: npt.NDArray[Any]
+    """What stands for no condition."""
+    dropout: float = 0.0
+    noise: float = 0.0
+    """Length of the noise on unit vectors."""
+
+    def __call__(self, sample: EncodedSample, rng: np.random.Generator) -> dict[str, Any]:
+        """Leaves some out, and draws noise."""
+        beside = sample.beside
+        assert beside is not None
+        if self.noise:
+            beside = beside + rng.normal(0, self.noise * len(beside) ** -0.5, len(beside)).astype(beside.dtype)
+            beside = beside / np.linalg.norm(beside)
+        return {"condition": self.nothing if rng.random() < self.dropout else beside, "image": sample.codes}
+
+
+def _embeddings(config: PriorConfig, data: EmbeddingDataConfig, context: Context, held: Encoded) -> Asked:
+    if not isinstance(config, TokenTransformerConfig):
+        raise PinxitError("Embeddings are conditions of a token transformer; this recipe's network takes ids.")
+    clip = CLIPSystem.from_checkpoint(context.model("clip"), torch.device("cpu"))
+    plain = Given(np.zeros(clip.shape, np.float32))
+    return Asked(
+        replace(config, condition_vocabulary=0, condition_vector=clip.shape[0]),
+        replace(plain, dropout=data.embedding_dropout, noise=data.noise),
+        plain,
+        EmbeddingCondition(clip)(_prompts(data.prompts, held)),
+    )
+
+
+def _views(config: PriorConfig, data: ViewDataConfig, context: Context, held: Encoded) -> Asked:
+    made_from = read_config(context.part("views"))
+    length = int(np.prod(made_from["shape"]))
+    plain = Given(np.arange(length) + made_from["codes"])
+    shown = [
+        torch.from_numpy(beside) for i in range(min(PREVIEWS, len(held))) if (beside := held[i].beside) is not None
+    ]
+    return Asked(
+        replace(config, condition_vocabulary=made_from["codes"], condition_length=length),
+        replace(plain, dropout=data.view_dropout),
+        plain,
+        torch.stack(shown) if shown else torch.from_numpy(plain.nothing)[None],
+        said={"view": made_from["source"]["recipe"]["view"]},
+    )
