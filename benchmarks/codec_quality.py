@@ -1,0 +1,204 @@
+"""Every codec, trained on the same pictures for the same minutes, side by side: a table, a picture, a curve.
+
+    python benchmarks/codec_quality.py --data TRAIN --test TEST --minutes 8 --out runs/codecs
+
+Each recipe is first run for a few steps with all that it ever has switched on, which tells how many steps fit into the
+minutes; its milestones (the discriminator's start, the end of annealing) are moved in proportion. Repeating the command
+goes on where it stopped. Writes results.json, reconstructions.png (the same 8 pictures through each) and curve.png (the
+likeness on held-back pictures as the discriminator starts) into OUT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+import pinxit
+from pinxit.data.images import fit
+from pinxit.data.pairs import open_pairs
+from pinxit.objectives.adversarial import AdversaryConfig
+from pinxit.objectives.bottlenecks import GaussianConfig, GumbelConfig, NearestConfig
+from pinxit.recipes.catalogue import find
+from pinxit.recipes.recipe import Recipe
+from pinxit.systems.codec import Codec
+
+NAMES = ("palette", "vae", "kl", "vqvae", "vqvae2", "dalle1-dvae", "vqgan", "vqgan-gumbel")
+SIZE = 64
+PACE = 40
+"""Steps that tell the pace; the first half of them warms up."""
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe by its name."""
+    recipe = find(name)
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def milestones(name: str, steps: int) -> list[str]:
+    """The recipe's moments, in proportion to the steps."""
+    recipe = recipe_of(name)
+    share = steps / recipe.training.steps
+    found = {}
+    if isinstance(recipe.objective.adversary, AdversaryConfig):
+        found |= {f"adversary.{key}": getattr(recipe.objective.adversary, key) for key in ("start", "alone", "warmup")}
+    bottleneck = recipe.objective.bottleneck
+    if isinstance(bottleneck, GumbelConfig):
+        found |= {f"bottleneck.{key}": getattr(bottleneck, key) for key in ("kl_warmup", "anneal", "continuous")}
+    elif isinstance(bottleneck, GaussianConfig):
+        found["bottleneck.kl_warmup"] = bottleneck.kl_warmup
+    else:
+        assert isinstance(bottleneck, NearestConfig)
+    return [f"objective.{key}={max(1, round(value * share)) if value else 0}" for key, value in found.items()]
+
+
+def train(name: str, given: argparse.Namespace, out: Path, settings: list[str]) -> float:
+    """`pinxit train` in processes of its own; the seconds it took."""
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(given.processes), "-m", "pinxit"]
+    command = [sys.executable, *(launch if given.processes > 1 else ["-m", "pinxit"]), "train", name]
+    command += ["--data", given.data, "--out", str(out), *(part for setting in settings for part in ("--set", setting))]
+    threads = max(1, (os.cpu_count() or 1) // given.processes)
+    start = time.monotonic()
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+    return time.monotonic() - start
+
+
+def steps_in(name: str, given: argparse.Namespace) -> int:
+    """How many steps of a recipe fit into the minutes."""
+    out = given.out / "pace" / name
+    log = out / "log.jsonl"
+    if not log.exists() or len(log.read_text().splitlines()) < 2:
+        settings = [f"training.steps={PACE}", f"training.log_every={PACE // 2}", "data.validation=0"]
+        if recipe_of(name).objective.adversary:
+            settings += [f"objective.adversary.{key}=0" for key in ("start", "alone", "warmup")]
+        train(name, given, out, settings)
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    rate = [row["samples_per_second"] for row in rows if "samples_per_second" in row][-1]
+    return int(given.minutes * 60 * rate / recipe_of(name).training.batch_size)
+
+
+def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
+    """Trains a recipe and measures what came out on pictures that it has not seen."""
+    out, settings = given.out / name, []
+    kept = out / "result.json"
+    if kept.exists():
+        result: dict[str, Any] = json.loads(kept.read_text())
+        return result
+    steps = None
+    if name == "palette":
+        settings = [f"model.size={SIZE}"]
+    else:
+        steps = steps_in(name, given)
+        settings = [
+            f"training.steps={steps}",
+            f"training.validate_every={max(1, steps // 40)}",
+            *milestones(name, steps),
+        ]
+    seconds = train(name, given, out, settings)
+    told = out / "fidelity.json"
+    command = [sys.executable, "-m", "pinxit", "evaluate", str(out), "--data", given.test, "--json", str(told)]
+    subprocess.run(command, check=True)
+    result = {
+        "name": name,
+        "steps": steps,
+        "minutes": seconds / 60,
+        "parameters": sum(p.numel() for p in pinxit.load(out, "cpu").network.parameters()),
+        **json.loads(told.read_text())["codec"],
+        "images_per_second": speed(out),
+    }
+    kept.write_text(json.dumps(result, indent=2))
+    return result
+
+
+def speed(folder: Path) -> float:
+    """Pictures a second to codes and back, 32 at once, without opening files."""
+    codec = pinxit.load(folder, "cpu")
+    assert isinstance(codec, Codec)
+    pixels = torch.rand(32, 3, SIZE, SIZE).mul(2).sub(1).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        codec.autoencoder.decode(codec.autoencoder.encode(pixels))
+        start, rounds = time.monotonic(), 0
+        while time.monotonic() - start < 5:
+            codec.autoencoder.decode(codec.autoencoder.encode(pixels))
+            rounds += 1
+    return rounds * len(pixels) / (time.monotonic() - start)
+
+
+def sheet(rows: list[tuple[str, list[Image.Image]]], side: int = 128) -> Image.Image:
+    """Labelled rows of pictures."""
+    left, gap = 110, 6
+    whole = Image.new("RGB", (left + len(rows[0][1]) * (side + gap), len(rows) * (side + gap)), "white")
+    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(15)
+    for y, (label, pictures) in enumerate(rows):
+        pen.text((6, y * (side + gap) + side // 2 - 8), label, "black", font)
+        for x, picture in enumerate(pictures):
+            whole.paste(
+                picture.resize((side, side), Image.Resampling.LANCZOS), (left + x * (side + gap), y * (side + gap))
+            )
+    return whole
+
+
+def curve(log: Path, start: float, wide: int = 640, high: int = 260) -> Image.Image:
+    """PSNR on held-back pictures over the steps; a line marks the discriminator's first word."""
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    points = [(row["step"], row["validation/psnr"]) for row in rows if "validation/psnr" in row]
+    least, most = min(y for _, y in points), max(y for _, y in points)
+    whole, left, below = Image.new("RGB", (wide, high), "white"), 50, 30
+    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(13)
+
+    def at(step: float, psnr: float) -> tuple[float, float]:
+        x = left + (wide - left - 10) * step / points[-1][0]
+        return x, (high - below - 10) * (1 - (psnr - least) / (most - least)) + 5
+
+    pen.line([at(start, least), at(start, most)], "red", 1)
+    pen.text((at(start, least)[0] + 4, high - below - 20), "the discriminator takes part", "red", font)
+    pen.line([at(*point) for point in points], "black", 2)
+    for value in (least, most):
+        pen.text((4, at(0, value)[1] - 6), f"{value:.1f} dB", "black", font)
+    pen.text((left, high - 20), "0", "black", font)
+    pen.text((wide - 90, high - 20), f"{points[-1][0]} steps", "black", font)
+    return whole
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="pictures to train on")
+    parser.add_argument("--test", required=True, help="others, to measure on")
+    parser.add_argument("--minutes", type=float, default=8.0, help="of training, each")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", nargs="+", default=NAMES, choices=NAMES)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+
+    results = [measure(name, given) for name in given.only]
+    (given.out / "results.json").write_text(json.dumps(results, indent=2))
+    pairs = open_pairs(given.test, size=SIZE)
+    pictures = [fit(pairs[i * len(pairs) // 8].image, SIZE) for i in range(8)]
+    rows = [("", pictures)]
+    rows += [(name, pinxit.load(given.out / name, "cpu").reconstruct(pictures)) for name in given.only]
+    sheet(rows).save(given.out / "reconstructions.png")
+    if "vqgan" in given.only:
+        adversary = json.loads((given.out / "vqgan" / "recipe.json").read_text())["recipe"]["objective"]["adversary"]
+        curve(given.out / "vqgan" / "log.jsonl", adversary["start"] + adversary["alone"]).save(given.out / "curve.png")
+    print("| codec | bits per pixel | PSNR | SSIM | perceptual | features | codes used | images/s | steps |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row in results:
+        used = "" if row["codes_used"] is None else f"{row['codes_used']:.0%} of {row['codes']:,}"
+        print(
+            f"| {row['name']} | {row['bits_per_pixel']:.3f} | {row['psnr']:.2f} | {row['ssim']:.3f} "
+            f"| {row['perceptual']:.4f} | {row['feature_distance']:.4f} | {used} | {row['images_per_second']:.0f} "
+            f"| {row['steps'] or ''} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
