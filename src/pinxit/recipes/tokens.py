@@ -181,6 +181,7 @@ class Stream:
     captions: Mapping[str, float]
     bpe_dropout: float = 0.0
     caption_dropout: float = 0.0
+    pad: int | None = None
 
     def __call__(self, sample: EncodedSample, rng: np.random.Generator) -> dict[str, Any]:
         """Draws a caption, or none, and its spelling."""
@@ -188,7 +189,8 @@ class Stream:
         if rng.random() >= self.caption_dropout:
             caption = draw_caption(sample.key, sample.captions, self.captions, rng)
             ids = self.tokenizer.encode_ids(caption, self.bpe_dropout, random.Random(int(rng.integers(2**63))))
-        return {"condition": pad_per_position([ids], self.length, self.tokenizer.vocab_size)[0], "image": sample.codes}
+        condition = pad_per_position([ids], self.length, self.tokenizer.vocab_size, self.pad)[0]
+        return {"condition": condition, "image": sample.codes}
 
 
 @dataclass(frozen=True)
@@ -233,13 +235,13 @@ def asked_by(config: TokenTransformerConfig, data: Any, training: Encoded, held:
         return Asked(replace(config, condition_vocabulary=0), alone, alone, NoCondition(length), ("",) * PREVIEWS)
     assert isinstance(data, TextDataConfig)
     tokenizer = train_tokenizer(training, config.condition_vocabulary, data.captions, data.tokenizer_samples)
-    plain = Stream(tokenizer, length, data.captions)
+    plain = Stream(tokenizer, length, data.captions, pad=config.pad)
     shorts = (held.captions_at(i) for i in range(len(held)))
     return Asked(
         replace(config, condition_vocabulary=tokenizer.vocab_size),
         replace(plain, bpe_dropout=data.bpe_dropout, caption_dropout=data.caption_dropout),
         plain,
-        TextCondition(tokenizer, length),
+        TextCondition(tokenizer, length, config.pad),
         data.prompts or tuple(next(iter(captions.values()))[0] for captions in islice(shorts, PREVIEWS)),
         tokenizer.to_json(),
     )

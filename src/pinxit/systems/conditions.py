@@ -15,7 +15,7 @@ from pinxit.errors import PinxitError, unknown
 from pinxit.models.token_transformer import TokenTransformerConfig
 from pinxit.systems.clip import CLIPSystem
 from pinxit.text.captions import clean
-from pinxit.text.tokenizer import Tokenizer, pad_per_position
+from pinxit.text.tokenizer import CharTokenizer, Tokenizer, pad_per_position, read_tokenizer
 
 
 class Condition(Protocol):
@@ -26,29 +26,32 @@ class Condition(Protocol):
 
 @dataclass(frozen=True)
 class TextCondition:
-    """The tokens of the text, each padded with the pads of its positions; longer ones are cut."""
+    """The tokens of the text; shorter ones are padded with `pad`, or the pads of their positions, longer ones cut."""
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | CharTokenizer
     length: int
+    pad: int | None = None
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """Texts -> ids b l."""
         ids = [self.tokenizer.encode_ids(clean(prompt)) for prompt in prompts]
-        return torch.from_numpy(pad_per_position(ids, self.length, self.tokenizer.vocab_size))
+        return torch.from_numpy(pad_per_position(ids, self.length, self.tokenizer.vocab_size, self.pad))
 
 
 @dataclass(frozen=True)
 class LabelCondition:
-    """One of some classes, by its name."""
+    """One of some classes, by its name; none in particular is `pad`, or an id after theirs."""
 
     labels: tuple[str, ...]
+    pad: int | None = None
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """Names -> ids b 1."""
         for prompt in prompts:
             if prompt and prompt not in self.labels:
                 raise unknown("class", prompt, self.labels)
-        return torch.tensor([[self.labels.index(prompt) if prompt else len(self.labels)] for prompt in prompts])
+        none = len(self.labels) if self.pad is None else self.pad
+        return torch.tensor([[self.labels.index(prompt) if prompt else none] for prompt in prompts])
 
 
 @dataclass(frozen=True)
@@ -83,12 +86,12 @@ def read_condition(folder: Path, config: TokenTransformerConfig, clip: CLIPSyste
             raise PinxitError(f"{folder} draws for embeddings of a CLIP, which is not there.")
         return EmbeddingCondition(clip)
     if (folder / "tokenizer.json").is_file():
-        tokenizer = Tokenizer.load(folder / "tokenizer.json")
+        tokenizer = read_tokenizer(folder / "tokenizer.json")
         if tokenizer.vocab_size != config.condition_vocabulary:
             raise PinxitError(
                 f"The tokenizer has {tokenizer.vocab_size} ids, the transformer knows {config.condition_vocabulary}."
             )
-        return TextCondition(tokenizer, config.condition_length)
+        return TextCondition(tokenizer, config.condition_length, config.pad)
     if labels := read_config(folder).get("labels"):
-        return LabelCondition(tuple(labels))
+        return LabelCondition(tuple(labels), config.pad)
     return NoCondition(config.condition_length)
