@@ -48,7 +48,7 @@ def milestones(name: str, steps: int) -> list[str]:
     """The recipe's moments, in proportion to the steps."""
     recipe = recipe_of(name)
     share = steps / recipe.training.steps
-    found = {}
+    found: dict[str, int] = {}
     if isinstance(recipe.objective.adversary, AdversaryConfig):
         found |= {f"adversary.{key}": getattr(recipe.objective.adversary, key) for key in ("start", "alone", "warmup")}
     bottleneck = recipe.objective.bottleneck

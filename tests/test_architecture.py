@@ -41,7 +41,9 @@ DOORS = {"__init__.py", "__main__.py"}
 BELOW = {"errors.py", "atomic.py", "progress.py"}
 """At the root, below all floors."""
 
-DEPENDENCIES = {"torch", "numpy", "PIL", "safetensors", "tokenizers", "huggingface_hub", "pydantic", "click", "tqdm"}
+DEPENDENCIES = {
+    "torch", "numpy", "PIL", "safetensors", "tokenizers", "huggingface_hub", "pydantic", "yaml", "click", "tqdm"
+}  # fmt: skip
 
 OPTIONAL = {"pyarrow": "parquet", "torch.utils.tensorboard": "tensorboard"}
 """What may be imported inside a function, because not everybody has it: module -> the extra that brings it."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
+from tests.parity import mingpt
 from tests.parity.compvis import ends, published_state
 from tests.parity.test_dvae import random_weights
 from torch import Tensor, nn
@@ -217,3 +218,96 @@ def test_latents_of_stable_diffusion_xl_are_scaled_as_its_own(tmp_path: Path) ->
     save_file({**state, "conditioner.embedders.0.w": torch.ones(4)}, tmp_path / "xl.safetensors")
     convert(str(tmp_path / "xl.safetensors"), tmp_path / "ours")
     assert opened(tmp_path / "ours").network.config.scale == 0.13025
+
+
+# Transformers with their codecs; that the numbers agree is in tests/parity
+
+
+def test_the_codec_of_a_system_alone(tmp_path: Path) -> None:
+    save_file(mingpt.taming_state(), tmp_path / "last.safetensors")
+    source = str(tmp_path / "last.safetensors")
+    with pytest.raises(PinxitError, match=r"how many heads .*beside it as last.yaml, or .* --part codec\.$"):
+        convert(source, tmp_path / "ours", size=mingpt.SIZE)
+    assert convert(source, tmp_path / "ours", part="codec", size=mingpt.SIZE).kind == "vqgan"
+    assert opened(tmp_path / "ours").shape == (4, 4)
+    mingpt.save_mindalle(tmp_path / "1.3B")
+    assert convert(str(tmp_path / "1.3B"), tmp_path / "other", part="codec", size=mingpt.SIZE).kind == "vqgan"
+
+
+def test_the_folder_of_a_run_of_tamings(tmp_path: Path) -> None:
+    run = tmp_path / "cin_transformer"
+    for folder in ("checkpoints", "configs"):
+        (run / folder).mkdir(parents=True)
+    file = mingpt.save_taming(run / "checkpoints" / "last.ckpt", mingpt.taming_state(), mingpt.CLASSES)
+    file.with_suffix(".yaml").rename(run / "configs" / "2021-04-03T19-39-50-project.yaml")
+    (run / "configs" / "2021-04-03T19-39-50-lightning.yaml").write_text("{}")
+    done = CliRunner().invoke(main, ["convert", str(run), str(tmp_path / "ours"), "--size", str(mingpt.SIZE)])
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("taming of ")
+    said = read_config(tmp_path / "ours")
+    assert said["parts"] == ["codec", "transformer"]
+    assert said["converted_from"] == {"source": "cin_transformer", "layout": "compvis"}
+    assert read_config(tmp_path / "ours" / "transformer")["labels"] == ["0", "1", "2", "3", "4"]
+    assert pinxit.load(tmp_path / "ours", "cpu").kind == "taming"
+
+
+DEPTH = {"cond_stage_config": {"target": "taming.models.vqgan.VQModel", "params": {}}}
+COORDINATES = {"cond_stage_config": {"target": "taming.modules.misc.coord.CoordStage", "params": {}}}
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (DEPTH, r"draws for what VQModel makes \(depth.*Read are those for classes and for nothing; --part codec"),
+        (COORDINATES, "draws for what CoordStage makes"),
+        ({"cond_stage_config": "__is_first_stage__"}, "draws for what __is_first_stage__ makes"),
+        ({"cond_stage_config": {"target": "a.Labelator"}}, "known here, but not quite: KeyError at 'params'"),
+        ({**mingpt.CLASSES, "transformer_config": {"params": {"n_head": "x"}}}, "but not quite: ValueError"),
+        ({**mingpt.CLASSES, "transformer_config": {"params": {"n_head": 5}}}, "does not divide into 5 heads"),
+    ],
+)
+def test_transformers_that_cannot_be_read_are_told(tmp_path: Path, told: dict[str, object], said: str) -> None:
+    file = mingpt.save_taming(tmp_path / "last.ckpt", mingpt.taming_state(), told)
+    with pytest.raises(PinxitError, match=said) as fault:
+        convert(str(file), tmp_path / "ours", size=mingpt.SIZE)
+    assert "\n" not in str(fault.value)
+    assert not (tmp_path / "ours").exists()
+
+
+def test_transformers_that_are_not_whole_are_told(tmp_path: Path) -> None:
+    state = mingpt.taming_state()
+    file = mingpt.save_taming(tmp_path / "a.ckpt", state, mingpt.CLASSES)
+    with pytest.raises(PinxitError, match=r"Its 16 positions are too few for 64x64 codes\. Give the --size"):
+        convert(str(file), tmp_path / "ours")
+    file = mingpt.save_taming(tmp_path / "p.ckpt", {**state, "permuter.idx": torch.ones(16)}, mingpt.CLASSES)
+    with pytest.raises(PinxitError, match="draws codes in another order than row by row"):
+        convert(str(file), tmp_path / "ours", size=mingpt.SIZE)
+    del state["transformer.blocks.1.mlp.2.bias"]
+    file = mingpt.save_taming(tmp_path / "b.ckpt", state, mingpt.CLASSES)
+    with pytest.raises(PinxitError, match=r"b.ckpt is not whole, .*'transformer.blocks.1.mlp.2.bias' does not fit"):
+        convert(str(file), tmp_path / "ours", size=mingpt.SIZE)
+    file.with_suffix(".yaml").write_text("model: [")
+    with pytest.raises(PinxitError, match=r"b.yaml cannot be read as yaml: [^\n]+$"):
+        convert(str(file), tmp_path / "ours", size=mingpt.SIZE)
+    assert not (tmp_path / "ours").exists()
+
+
+def test_mindalle_that_is_not_whole_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "1.3B"
+    mingpt.save_mindalle(folder)
+    with pytest.raises(PinxitError, match=r"stage2_last.ckpt is one half of minDALL-E\. Give the folder that holds"):
+        convert(str(folder / "stage2_last.ckpt"), tmp_path / "ours")
+    with pytest.raises(PinxitError, match=r"1.3B is not whole, .*'image_position' does not fit"):
+        convert(str(folder), tmp_path / "ours")
+    whole = torch.load(folder / "stage2_last.ckpt")["state_dict"]
+    fewer = {
+        name: value[:-1] if name in ("tok_emb_txt.weight", "head_txt.weight") else value
+        for name, value in whole.items()
+    }
+    torch.save({"state_dict": fewer}, folder / "stage2_last.ckpt")
+    with pytest.raises(PinxitError, match=r"The tokenizer has \d+ ids, the transformer knows \d+\."):
+        convert(str(folder), tmp_path / "ours", size=mingpt.SIZE)
+    (folder / "tokenizer" / "bpe-16k-merges.txt").unlink()
+    with pytest.raises(PinxitError, match=r"bpe-16k-merges.txt are no vocabulary with its merges"):
+        convert(str(folder), tmp_path / "ours", size=mingpt.SIZE)
+    assert not (tmp_path / "ours").exists()

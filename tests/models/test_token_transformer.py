@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pinxit.errors import PinxitError
 from pinxit.models.token_transformer import SIZES, Continuation, TokenTransformer, TokenTransformerConfig
+from pinxit.nn.packing import can_pack, packed
 from pinxit.tokens.masks import stream_mask
 from pinxit.tokens.sampler import Choice, guide, sample, uniforms
 
@@ -75,6 +76,25 @@ def test_places_are_condition_positions_then_rows_plus_columns() -> None:
 
 def test_no_caption_is_the_pad_of_every_place() -> None:
     assert network_of(TINY).no_condition(2).tolist() == [[20, 21, 22, 23, 24]] * 2
+
+
+def test_one_pad_of_the_vocabulary_stands_for_all_where_there_is_one() -> None:
+    network = network_of(replace(TINY, pad=3))
+    assert network.no_condition(2).tolist() == [[3] * 5] * 2
+    assert network.condition_embedding.weight.shape == network.condition_head.weight.shape == (20, 16)
+
+
+def test_each_place_may_have_a_vector_of_its_own() -> None:
+    network, text, image = network_of(replace(TINY, positions="each")), captions(2), codes(2)
+    assert not {"row_position", "column_position"} & network.state_dict().keys()
+    x = network.embed(text, image)
+    torch.testing.assert_close(x[:, 5:], network.image_embedding.weight[image] + network.image_position)
+    assert torch.equal(network.embed(text, image[:, :7]), x[:, :12])
+    expected = network(text, image)[1]
+    for twin in (network, packed(network)) if can_pack() else (network,):
+        following = Continuation(twin, text)
+        told = torch.stack([following(image[:, :place]) for place in range(52)], 1)
+        torch.testing.assert_close(told, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("attention", KINDS)
@@ -349,6 +369,7 @@ def test_in_any_order_every_token_sees_all_others_and_not_what_is_hidden() -> No
         ({"order": "masked"}, "order=masked goes with"),
         ({"order": "masked", "predicts_condition": False, "attention": "paper"}, "order=masked goes with"),
         ({"condition_vector": 8}, "condition_vector goes with"),
+        ({"pad": 20}, "pad=20 is none of the 20 ids of the condition"),
     ],
 )
 def test_settings_that_do_not_go_together_are_told(settings: dict[str, Any], told: str) -> None:
@@ -358,7 +379,12 @@ def test_settings_that_do_not_go_together_are_told(settings: dict[str, Any], tol
 
 @pytest.mark.parametrize(("size", "millions"), [("igpt-s", 76), ("igpt-m", 455), ("igpt-l", 1_362)])
 def test_igpts_sizes_have_the_published_parameters(size: str, millions: int) -> None:
+    config = SIZES[size]
     with torch.device("meta"):
-        network = TokenTransformer(SIZES[size])
-    counted = sum(value.numel() for value in network.parameters()) / 1e6
-    assert counted == pytest.approx(millions, rel=0.005)
+        network = TokenTransformer(config)
+    counted = sum(value.numel() for value in network.parameters())
+    # What image-gpt's code makes: no biases, norms of gains alone, a start, two tables of colours and one of places.
+    d, k, n = config.width, config.image_vocabulary, config.image_length
+    published = config.depth * (12 * d**2 + 2 * d) + (2 * k + n + 1) * d + d
+    assert published // 10**6 == millions, "the paper cuts off what is below a million"
+    assert counted == pytest.approx(published, rel=0.005)

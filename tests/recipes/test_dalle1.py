@@ -246,6 +246,8 @@ def test_a_stream_holds_text_with_pads_and_codes() -> None:
     ids = tokenizer.encode_ids("a red star")
     assert row["condition"].tolist() == ids + [tokenizer.vocab_size + i for i in range(len(ids), 12)]
     assert row["image"].tolist() == list(range(16))
+    padded = replace(stream, pad=3)(sample, np.random.default_rng(0))
+    assert padded["condition"].tolist() == ids + [3] * (12 - len(ids))
     dropped = replace(stream, dropout=0.5)
     empty = [
         int(dropped(sample, np.random.default_rng(seed))["condition"][0]) >= tokenizer.vocab_size for seed in range(200)

@@ -10,9 +10,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.parity.mingpt import save_tokenizer
 
 from pinxit.errors import PinxitError
-from pinxit.text.tokenizer import SMALLEST_VOCABULARY, Tokenizer, _words, frame, merge, pad_per_position
+from pinxit.text.tokenizer import (
+    SMALLEST_VOCABULARY,
+    CharTokenizer,
+    Tokenizer,
+    _words,
+    frame,
+    merge,
+    pad_per_position,
+    read_tokenizer,
+)
 
 COLOURS = ["red", "green", "blue", "yellow", "purple"]
 THINGS = ["circle", "square", "star", "smiling cat", "Café", "girl's hat", "no. 42"]
@@ -166,11 +176,51 @@ def test_each_position_has_a_pad_of_its_own() -> None:
     assert rows.tolist() == [[5, 6, 102, 103], [100, 101, 102, 103], [1, 2, 3, 4]]
 
 
+def test_one_pad_may_stand_for_all() -> None:
+    rows = pad_per_position([[5, 6], [], [1, 2, 3, 4, 5]], length=4, vocab_size=100, pad=7)
+    assert rows.tolist() == [[5, 6, 7, 7], [7, 7, 7, 7], [1, 2, 3, 4]]
+
+
 def test_framing_keeps_the_end_of_over_long_rows() -> None:
     rows = frame([[5, 6], [], [1, 2, 3, 4, 5]], length=5, start=98, end=99)
     assert rows.dtype == np.int64
     assert rows.tolist() == [[98, 5, 6, 99, 0], [98, 99, 0, 0, 0], [98, 1, 2, 3, 99]]
     assert (rows.argmax(axis=1) == [3, 1, 4]).all()
+
+
+def test_minDALLEs_ids_are_those_of_the_library(tmp_path: Path) -> None:  # noqa: N802
+    theirs = save_tokenizer(tmp_path / "tokenizer")
+    theirs.enable_padding(length=64, pad_id=theirs.token_to_id("[PAD]"))
+    theirs.enable_truncation(max_length=64)
+    ours = CharTokenizer.from_files(
+        *(tmp_path / "tokenizer" / f"bpe-16k-{end}" for end in ("vocab.json", "merges.txt"))
+    )
+    (tmp_path / "tokenizer.json").write_text(ours.to_json(), encoding="utf-8")
+    texts = [
+        "", "A red STAR, on the left.", "blue-moon's  \t\n\x00 (left)!", "Ünïcode café İstanbul ẞ", "星 is a star🍎",
+        "a [PAD] and [UNK] here", "red " * 200, "zzz", "\u200b\ufeff\u00ad left",
+    ]  # fmt: skip
+    for tokenizer in (ours, read_tokenizer(tmp_path / "tokenizer.json")):
+        assert isinstance(tokenizer, CharTokenizer)
+        assert tokenizer.vocab_size == theirs.get_vocab_size()
+        ids = [tokenizer.encode_ids(text) for text in texts]
+        rows = pad_per_position(ids, 64, tokenizer.vocab_size, tokenizer.pad_id)
+        assert rows.tolist() == [theirs.encode(text).ids for text in texts]
+    assert ours.encode_ids("a\ud800") == ours.encode_ids("a?")
+    assert len(set(ours.encode_ids("a red star on the left"))) > 3
+
+
+def test_a_tokenizer_json_of_either_kind_is_told_from_the_other(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer.json"
+    tokenizer.save(file)
+    assert isinstance(read_tokenizer(file), Tokenizer)
+    theirs = json.loads(tokenizer.to_json())
+    theirs["model"]["unk_token"] = "[UNK]"
+    file.write_text(json.dumps(theirs), encoding="utf-8")
+    with pytest.raises(PinxitError, match=r"The tokenizer has no \[PAD\]"):
+        read_tokenizer(file)
+    with pytest.raises(PinxitError, match=r"none.txt are no vocabulary with its merges"):
+        CharTokenizer.from_files(file, tmp_path / "none.txt")
 
 
 def _shared(_made: list[Tokenizer] = []) -> Tokenizer:  # noqa: B006 - made once for hypothesis, which bars fixtures

@@ -3,46 +3,67 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pinxit.checkpoints import catalogue, from_compvis, from_diffusers, from_lpips, from_openai
-from pinxit.checkpoints.files import PICKLES, from_config, read_config, save_checkpoint, to_config
+from pinxit.checkpoints import catalogue, from_compvis, from_diffusers, from_lpips, from_openai, from_taming
+from pinxit.checkpoints.files import (
+    PICKLES,
+    from_config,
+    read_config,
+    replace_folder,
+    to_config,
+    write_config,
+    write_tensors,
+)
 from pinxit.checkpoints.pickles import read_tensors
 from pinxit.errors import PinxitError
-from pinxit.models.dvae import DVAE, DVAEConfig
+from pinxit.models.dvae import DVAE
 from pinxit.models.perceptual import LPIPS
-from pinxit.models.vae import VAE, VAEConfig
-from pinxit.models.vqgan import VQGAN, VQGANConfig
+from pinxit.models.token_transformer import TokenTransformer
+from pinxit.models.vae import VAE
+from pinxit.models.vqgan import VQGAN
+from pinxit.text.tokenizer import CharTokenizer
 
-NETWORKS: dict[str, tuple[Any, Any]] = {
-    "dvae": (DVAEConfig, DVAE),
-    "vae": (VAEConfig, VAE),
-    "vqgan": (VQGANConfig, VQGAN),
-    "lpips": (None, LPIPS),
+NETWORKS: dict[str, Any] = {
+    "dvae": DVAE,
+    "vae": VAE,
+    "vqgan": VQGAN,
+    "lpips": LPIPS,
+    "token_transformer": TokenTransformer,
 }
-"""What can come out: kind -> config and network."""
+"""What can come out: kind -> network."""
 
 LAYOUTS = (
     "OpenAI's dVAE (a folder with encoder.pkl and decoder.pkl)",
     "VQGANs and KL autoencoders of taming-transformers and latent-diffusion (.ckpt, .safetensors), also inside a "
     "Stable Diffusion file",
     "folders of diffusers' AutoencoderKL and VQModel, also inside a pipeline's",
+    "transformers of taming-transformers with their VQGAN (beside the yaml that they came with)",
+    "minDALL-E (its folder, unpacked)",
     "LPIPS with its VGG16 (of the package lpips, or inside a VQGAN: --part lpips)",
 )
 
+PARTS = ("codec", "lpips")
+"""What can be taken out of more: a system's codec, and the perceptual distance inside a VQGAN's checkpoint."""
+
 HUB_FILES = (
-    ["*.json", "vae/*.safetensors", "vqvae/*.safetensors"],
+    ["*.json", "*.yaml", "tokenizer/*.txt", "vae/*.safetensors", "vqvae/*.safetensors"],
     ["*.safetensors"],
     [f"*{suffix}" for suffix in PICKLES],
 )
 """What is fetched from the hub, until there are weights: the codec of a pipeline before all of it, pickles last."""
+
+MINDALLE = ("stage1_last.ckpt", "stage2_last.ckpt")
+"""The codec and the transformer of minDALL-E, in one folder."""
 
 
 class Converted(NamedTuple):
@@ -53,32 +74,71 @@ class Converted(NamedTuple):
     parameters: int
 
 
+class Network(NamedTuple):
+    """One of ours, and what lies beside it in its folder."""
+
+    kind: str
+    config: Any
+    state: Mapping[str, Tensor]
+    labels: Sequence[str] = ()
+    tokenizer: str | None = None
+
+    @property
+    def file(self) -> str:
+        """What its weights are called."""
+        return "transformer" if self.kind == "token_transformer" else self.kind
+
+
+class Found(NamedTuple):
+    """What a layout held: a network by itself, called "", or the parts of a system by their names."""
+
+    layout: str
+    networks: dict[str, Network]
+    defaults: Mapping[str, Any] | None = None
+    """Of sampling by the system."""
+
+
 def convert(source: str, out: Path, *, part: str | None = None, size: int | None = None) -> Converted:
     """Writes what `source`, a file, a folder or hf:owner/name, holds into the checkpoint folder `out`.
 
-    `part` is "lpips" for the perceptual distance inside a VQGAN's checkpoint. `size` is the side of the pictures it was
-    trained on, where the weights do not tell. Raises PinxitError for what is unknown.
+    `part` is one of `PARTS`. `size` is the side of the pictures it was trained on, where the weights do not tell.
+    Raises PinxitError for what is unknown.
     """
     _refuse_to_replace(out)
     path = _local(source)
     try:
-        layout, kind, config, state = _recognise(path, part)
-    except (KeyError, TypeError, IndexError, ZeroDivisionError) as fault:
+        layout, networks, defaults = _recognise(path, part, size)
+        for network in networks.values():
+            _check_fit(path, network)
+    except (LookupError, ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as fault:
         raise PinxitError(
             f"{path} is like a layout that is known here, but not quite: {type(fault).__name__} at {fault}. Known are: "
             f"{'; '.join(LAYOUTS)}."
         ) from fault
-    if size is not None:
-        config = _with_size(config, size)
-    _check_fit(path, kind, config, state)
+    kind = networks[""].kind if "" in networks else "taming"
     said = {
-        "kind": kind,
-        "config": config,
         "converted_from": {"source": source if source.startswith("hf:") else path.name, "layout": layout},
         "licence": "that of the original weights",
     }
-    save_checkpoint(out, said, {kind: state}, card=_card(source, layout, kind))
-    return Converted(kind, layout, sum(value.numel() for value in state.values()))
+    with replace_folder(out) as partial:
+        if "" not in networks:
+            write_config(partial, {"kind": kind, "parts": list(networks), "defaults": defaults, **said})
+        for name, network in networks.items():
+            _write(partial / name, network, said)
+        (partial / "README.md").write_text(_card(source, layout, kind), encoding="utf-8")
+    parameters = sum(value.numel() for network in networks.values() for value in network.state.values())
+    return Converted(kind, layout, parameters)
+
+
+def _write(folder: Path, network: Network, said: Mapping[str, Any]) -> None:
+    """A network's checkpoint into a folder that `replace_folder` gave, or into one inside it."""
+    folder.mkdir(exist_ok=True)
+    config = {} if network.config is None else to_config(network.config)
+    labels = {"labels": list(network.labels)} if network.labels else {}
+    write_config(folder, {"kind": network.kind, "config": config, **labels, **said})
+    write_tensors(folder, network.file, network.state)
+    if network.tokenizer is not None:
+        (folder / "tokenizer.json").write_text(network.tokenizer, encoding="utf-8")
 
 
 def _refuse_to_replace(out: Path) -> None:
@@ -93,11 +153,12 @@ def _refuse_to_replace(out: Path) -> None:
         raise PinxitError(f"{out} holds other things, which would be lost. Give an empty folder or a new one.")
 
 
-def _check_fit(path: Path, kind: str, config: Any, state: Mapping[str, Tensor]) -> None:
+def _check_fit(path: Path, found: Network) -> None:
     """Raises PinxitError where the weights are not those of the network that the config describes."""
+    config = [] if found.config is None else [from_config(type(found.config), to_config(found.config))]
     with torch.device("meta"):
-        network = NETWORKS[kind][1](*([from_config(NETWORKS[kind][0], config)] if NETWORKS[kind][0] else []))
-    wanted = network.state_dict()
+        network = NETWORKS[found.kind](*config)
+    wanted, state = network.state_dict(), found.state
     odd = sorted(wanted.keys() ^ state.keys()) or sorted(
         name for name, value in wanted.items() if value.shape != state[name].shape
     )
@@ -105,37 +166,88 @@ def _check_fit(path: Path, kind: str, config: Any, state: Mapping[str, Tensor]) 
         raise PinxitError(f"{path} is not whole, or of another shape than its layout: {odd[0]!r} does not fit.")
 
 
-def _recognise(path: Path, part: str | None) -> tuple[str, str, dict[str, Any], dict[str, Tensor]]:
-    """Layout, kind, config as JSON holds it, and weights."""
-    if part not in (None, "lpips"):
-        raise PinxitError(f"There is no part {part!r} to convert. Allowed is lpips, or none for the model itself.")
-    if path.is_dir() and part is None:
+def _recognise(path: Path, part: str | None, size: int | None) -> Found:
+    """What a file or folder holds."""
+    if part is not None and part not in PARTS:
+        raise PinxitError(
+            f"There is no part {part!r} to convert. Allowed is {' or '.join(PARTS)}, or none for the model itself."
+        )
+    if path.is_dir() and part != "lpips":
         for folder in (path, path / "vae", path / "vqvae"):
             if (described := _diffusers(folder)) is not None:
-                return "diffusers", *_told(from_diffusers.codec(described, _weights_in(folder)))
+                found = from_diffusers.codec(described, read_state(_weights_in(folder)))
+                return Found("diffusers", {"": _codec(found, size)})
         halves = [path / "encoder.pkl", path / "decoder.pkl"]
         if all(half.is_file() for half in halves):
             encoder, decoder = (read_state(half) for half in halves)
             if from_openai.is_half(encoder) and from_openai.is_half(decoder):
-                return "openai", *_told(from_openai.dvae(encoder, decoder, size=256))
-    state = _weights_in(path) if path.is_dir() else read_state(path)
-    if part is None and (codec := from_compvis.codec_state(state)):
-        return "compvis", *_told(from_compvis.codec(codec, from_compvis.scale_of(state)))
-    if held := from_lpips.lpips_state(state):
-        return "lpips", "lpips", {}, from_lpips.lpips(held)
+                return Found("openai", {"": _codec(from_openai.dvae(encoder, decoder, size=256), size)})
+        if all((path / stage).is_file() for stage in MINDALLE):
+            codec = _codec(from_compvis.codec(read_state(path / MINDALLE[0])), size)
+            return Found("mindalle", {"": codec}) if part else _mindalle(path, codec)
+    file = _weights_in(path) if path.is_dir() else path
+    state = read_state(file)
+    if part != "lpips" and (held := from_compvis.codec_state(state)):
+        codec = _codec(from_compvis.codec(held, from_compvis.scale_of(state)), size)
+        return (
+            _taming(file, state, codec) if not part and from_taming.is_taming(state) else Found("compvis", {"": codec})
+        )
+    if part != "codec" and (held := from_lpips.lpips_state(state)):
+        return Found("lpips", {"": Network("lpips", None, from_lpips.lpips(held))})
     if from_openai.is_half(state):
         raise PinxitError(
             f"{path} is one half of OpenAI's dVAE. Give the folder that holds encoder.pkl and decoder.pkl."
         )
+    if from_taming.is_mindalle(state):
+        raise PinxitError(f"{path} is one half of minDALL-E. Give the folder that holds {' and '.join(MINDALLE)}.")
     names = ", ".join(sorted(state)[:3]) or "none"
     raise PinxitError(
         f"{path} is of no layout that is known here (its first tensors: {names}). Known are: {'; '.join(LAYOUTS)}."
     )
 
 
-def _told(found: tuple[str, Any, dict[str, Tensor]]) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+def _codec(found: tuple[str, Any, dict[str, Tensor]], size: int | None) -> Network:
     kind, config, state = found
-    return kind, to_config(config), state
+    return Network(kind, config if size is None else _sized(config, size), state)
+
+
+def _taming(file: Path, state: Mapping[str, Tensor], codec: Network) -> Found:
+    """taming's codec, and the transformer in the same file."""
+    described = _read_yaml(_yaml_beside(file))
+    config, weights, labels = from_taming.taming(state, described, codec.config.codes, codec.config.pyramid.grid)
+    transformer = Network("token_transformer", config, weights, labels)
+    return Found("compvis", {"codec": codec, "transformer": transformer}, from_taming.TAMING_DEFAULTS)
+
+
+def _mindalle(folder: Path, codec: Network) -> Found:
+    """minDALL-E's first stage, its second and its tokenizer."""
+    texts = folder / "tokenizer"
+    tokenizer = CharTokenizer.from_files(texts / "bpe-16k-vocab.json", texts / "bpe-16k-merges.txt")
+    state, described = read_state(folder / MINDALLE[1]), _read_yaml(folder / "config.yaml")
+    config, weights = from_taming.mindalle(state, described, tokenizer, codec.config.pyramid.grid)
+    transformer = Network("token_transformer", config, weights, tokenizer=tokenizer.to_json())
+    return Found("mindalle", {"codec": codec, "transformer": transformer}, from_taming.MINDALLE_DEFAULTS)
+
+
+def _yaml_beside(file: Path) -> Path:
+    """The yaml of weights: of their name, or else the only one with them, or where taming's training puts it."""
+    own = file.absolute().with_suffix(".yaml")
+    around = [*own.parent.glob("*.yaml"), *own.parent.parent.glob("configs/*project.yaml")]
+    found = [own] if own.is_file() else around
+    if len(found) != 1:
+        raise PinxitError(
+            f"{file} does not tell how many heads its transformer has, nor what it draws for; the yaml that it came "
+            f"with does. Put that beside it as {own.name}, or take the codec alone by --part codec."
+        )
+    return found[0]
+
+
+def _read_yaml(file: Path) -> Any:
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as fault:
+        told = " ".join(str(fault).split())
+        raise PinxitError(f"{file} cannot be read as yaml: {told.rstrip('.')}.") from fault
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
@@ -148,13 +260,14 @@ def read_state(file: Path) -> dict[str, Tensor]:
     return read_tensors(file)
 
 
-def _weights_in(folder: Path) -> dict[str, Tensor]:
-    """Of the one file with weights in a folder, safetensors first."""
+def _weights_in(folder: Path) -> Path:
+    """The one file with weights in a folder, or in checkpoints/ as taming's training leaves it; safetensors first."""
+    folder = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
     for suffixes in ((".safetensors",), PICKLES):
         files = sorted(file for file in folder.iterdir() if file.suffix in suffixes)
         plain = [file for file in files if ".fp16." not in file.name] or files
         if len(plain) == 1:
-            return read_state(plain[0])
+            return plain[0]
         if plain:
             raise PinxitError(
                 f"{folder} holds several weights: {', '.join(file.name for file in plain)}. Give one of them."
@@ -186,13 +299,13 @@ def _local(source: str) -> Path:
     return path
 
 
-def _with_size(config: dict[str, Any], size: int) -> dict[str, Any]:
+def _sized(config: Any, size: int) -> Any:
     """The config for pictures of another size: everything is convolutional, but attention is told by sides."""
-    pyramid = config.get("pyramid")
+    pyramid = getattr(config, "pyramid", None)
     if pyramid is None:
-        return {**config, "size": size}
-    attention = [side * size // pyramid["size"] for side in pyramid["attention"]]
-    return {**config, "pyramid": {**pyramid, "size": size, "attention": attention}}
+        return replace(config, size=size)
+    attention = tuple(side * size // pyramid.size for side in pyramid.attention)
+    return replace(config, pyramid=replace(pyramid, size=size, attention=attention))
 
 
 def _card(source: str, layout: str, kind: str) -> str:

@@ -38,6 +38,7 @@ class PixelCNNConfig:
 
     order: ClassVar[Literal["raster"]] = "raster"
     condition_vector: ClassVar[None] = None
+    pad: ClassVar[None] = None
     predicts_condition: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -24,8 +24,8 @@ class TokenTransformerConfig:
     """The shape of the stream and of the network over it."""
 
     condition_vocabulary: int
-    """Ids of the condition: the tokenizer's entries, classes, or codes of another picture. One pad for each position
-    comes on top; nothing but pads is no condition, which is all that an unconditional network knows (0 ids)."""
+    """Ids of the condition: the tokenizer's entries, classes, or codes of another picture. Nothing but pads is no
+    condition, which is all that an unconditional network knows (0 ids)."""
     condition_length: int
     """l, positions of the condition."""
     image_vocabulary: int
@@ -45,12 +45,27 @@ class TokenTransformerConfig:
     """The condition is told as well, each id from those before it, as DALL·E learns its texts."""
     condition_vector: int | None = None
     """The condition is a vector of this width, an embedding of CLIP's, spread over its l positions."""
+    pad: int | None = None
+    """The id of the condition that stands for no token, where its vocabulary has one. Otherwise each position has a
+    pad of its own, on top of the vocabulary, as DALL·E has them."""
+    positions: Literal["axes", "each"] = "axes"
+    """An image token's place is a vector for its row plus one for its column, as DALL·E has it, or one for each."""
 
     def __post_init__(self) -> None:
         if self.order == "masked" and (self.attention != "full" or self.predicts_condition):
             raise PinxitError("order=masked goes with attention=full and predicts_condition=false.")
         if self.condition_vector is not None and (self.condition_vocabulary or self.predicts_condition):
             raise PinxitError("condition_vector goes with condition_vocabulary=0 and predicts_condition=false.")
+        if self.pad is not None and not 0 <= self.pad < self.condition_vocabulary:
+            raise PinxitError(
+                f"pad={self.pad} is none of the {self.condition_vocabulary} ids of the condition. Give one of them, or "
+                "none for a pad of each position."
+            )
+
+    @property
+    def condition_ids(self) -> int:
+        """Ids of the condition, pads among them."""
+        return self.condition_vocabulary + (self.condition_length if self.pad is None else 0)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,6 +89,7 @@ def _igpt(width: int, depth: int, heads: int) -> TokenTransformerConfig:
         heads=heads,
         activation="quick_gelu",
         predicts_condition=False,
+        positions="each",
     )
 
 
@@ -116,18 +132,21 @@ class TokenTransformer(nn.Module):
         super().__init__()
         self.config = config
         rows, columns = config.grid
-        ids, masked = config.condition_vocabulary + config.condition_length, config.order == "masked"
-        self.condition_embedding = nn.Embedding(ids, config.width)
+        masked = config.order == "masked"
+        self.condition_embedding = nn.Embedding(config.condition_ids, config.width)
         if config.condition_vector is not None:
             self.condition_input = Linear(config.condition_vector, config.condition_length * config.width)
         self.image_embedding = nn.Embedding(config.image_vocabulary + masked, config.width)
         self.condition_position = nn.Parameter(torch.zeros(config.condition_length, config.width))
-        self.row_position = nn.Parameter(torch.zeros(rows, 1, config.width))
-        self.column_position = nn.Parameter(torch.zeros(columns, config.width))
+        if config.positions == "each":
+            self.image_position = nn.Parameter(torch.zeros(rows * columns, config.width))
+        else:
+            self.row_position = nn.Parameter(torch.zeros(rows, 1, config.width))
+            self.column_position = nn.Parameter(torch.zeros(columns, config.width))
         self.transformer = Transformer(config.width, config.depth, config.heads, activation=config.activation)
         self.norm = nn.LayerNorm(config.width)
         if config.predicts_condition:
-            self.condition_head = Linear(config.width, ids, bias=False)
+            self.condition_head = Linear(config.width, config.condition_ids, bias=False)
         self.image_head = Linear(config.width, config.image_vocabulary, bias=False)
         self.patterns = paper_patterns(config.depth) if config.attention == "paper" else ()
         for pattern in dict.fromkeys(self.patterns):  # in order: data-parallel processes pair buffers by it
@@ -153,9 +172,14 @@ class TokenTransformer(nn.Module):
 
     def embed(self, condition: Tensor, image: Tensor) -> Tensor:
         """Condition b l (or vectors b w) and the first m image ids b m -> the stream, b l+m d."""
-        position = (self.row_position + self.column_position).flatten(0, 1)
-        image_part = self.image_embedding(image) + position[: image.shape[1]]
+        image_part = self.image_embedding(image) + self.places()[: image.shape[1]]
         return torch.cat([self.embed_condition(condition) + self.condition_position, image_part], 1)
+
+    def places(self) -> Tensor:
+        """What is added to each image token for where it lies, n d."""
+        if self.config.positions == "each":
+            return self.image_position
+        return (self.row_position + self.column_position).flatten(0, 1)
 
     def embed_condition(self, condition: Tensor) -> Tensor:
         """Ids b l, or vectors b w of which one that is all zeros is no condition -> b l d."""
@@ -175,6 +199,8 @@ class TokenTransformer(nn.Module):
         device = self.condition_position.device
         if self.config.condition_vector is not None:
             return torch.zeros(rows, self.config.condition_vector, device=device)
+        if self.config.pad is not None:
+            return torch.full((rows, self.config.condition_length), self.config.pad, device=device)
         pads = torch.arange(self.config.condition_length, device=device) + self.config.condition_vocabulary
         return pads.expand(rows, -1)
 
@@ -198,6 +224,7 @@ class TokenTransformer(nn.Module):
             "condition_position",
             "row_position",
             "column_position",
+            "image_position",
         ):
             if name in named:
                 nn.init.normal_(named[name], std=0.02)
@@ -214,7 +241,7 @@ class Continuation:
     def __init__(self, network: TokenTransformer, condition: Tensor, *, cached: bool = True) -> None:
         self.network = network
         self.condition = condition
-        self.position = (network.row_position + network.column_position).flatten(0, 1).detach()
+        self.places = network.places().detach()
         self.cache: Cache | None = None
         if cached:
             capacity = network.config.condition_length + network.config.image_length - 1
@@ -230,7 +257,7 @@ class Continuation:
             x = network.embed(self.condition, ids)
         else:
             new = start - network.config.condition_length
-            x = network.image_embedding(ids[:, new:]) + self.position[new : ids.shape[1]]
+            x = network.image_embedding(ids[:, new:]) + self.places[new : ids.shape[1]]
         x = network.transformer(x, masks=network.masks(start, end), causal=True, cache=cache)
         logits: Tensor = network.image_head(network.norm(x[:, -1]))
         return logits

@@ -144,6 +144,7 @@ class Texts:
     captions: Mapping[str, float]
     bpe_dropout: float = 0.0
     dropout: float = 0.0
+    pad: int | None = None
 
     def __call__(self, sample: EncodedSample, rng: np.random.Generator) -> dict[str, Any]:
         """Draws a caption, or none, and its spelling."""
@@ -151,17 +152,18 @@ class Texts:
         if rng.random() >= self.dropout:
             caption = draw_caption(sample.key, sample.captions, self.captions, rng)
             ids = self.tokenizer.encode_ids(caption, self.bpe_dropout, random.Random(int(rng.integers(2**63))))
-        return {"condition": pad_per_position([ids], self.length, self.tokenizer.vocab_size)[0], "image": sample.codes}
+        condition = pad_per_position([ids], self.length, self.tokenizer.vocab_size, self.pad)[0]
+        return {"condition": condition, "image": sample.codes}
 
 
 def _texts(config: PriorConfig, data: TextDataConfig, training: Encoded, held: Encoded) -> Asked:
     tokenizer = train_tokenizer(training, config.condition_vocabulary, data.captions, data.tokenizer_samples)
-    plain = Texts(tokenizer, config.condition_length, data.captions)
+    plain = Texts(tokenizer, config.condition_length, data.captions, pad=config.pad)
     return Asked(
         replace(config, condition_vocabulary=tokenizer.vocab_size),
         replace(plain, bpe_dropout=data.bpe_dropout, dropout=data.caption_dropout),
         plain,
-        TextCondition(tokenizer, config.condition_length)(_prompts(data.prompts, held)),
+        TextCondition(tokenizer, config.condition_length, config.pad)(_prompts(data.prompts, held)),
         tokenizer.to_json(),
     )
 

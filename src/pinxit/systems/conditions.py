@@ -20,7 +20,7 @@ from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.codec import Codec
 from pinxit.systems.token_drawing import PriorConfig
 from pinxit.text.captions import clean
-from pinxit.text.tokenizer import Tokenizer, pad_per_position
+from pinxit.text.tokenizer import CharTokenizer, Tokenizer, pad_per_position, read_tokenizer
 
 
 class Condition(Protocol):
@@ -31,29 +31,32 @@ class Condition(Protocol):
 
 @dataclass(frozen=True)
 class TextCondition:
-    """The tokens of the text, each padded with the pads of its positions; longer ones are cut."""
+    """The tokens of the text; shorter ones are padded with `pad`, or the pads of their positions, longer ones cut."""
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | CharTokenizer
     length: int
+    pad: int | None = None
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """Texts -> ids b l."""
         ids = [self.tokenizer.encode_ids(clean(prompt)) for prompt in prompts]
-        return torch.from_numpy(pad_per_position(ids, self.length, self.tokenizer.vocab_size))
+        return torch.from_numpy(pad_per_position(ids, self.length, self.tokenizer.vocab_size, self.pad))
 
 
 @dataclass(frozen=True)
 class LabelCondition:
-    """One of some classes, by its name."""
+    """One of some classes, by its name; none in particular is `pad`, or an id after theirs."""
 
     labels: tuple[str, ...]
+    pad: int | None = None
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """Names -> ids b 1."""
         for prompt in prompts:
             if prompt and prompt not in self.labels:
                 raise unknown("class", prompt, self.labels)
-        return torch.tensor([[self.labels.index(prompt) if prompt else len(self.labels)] for prompt in prompts])
+        none = len(self.labels) if self.pad is None else self.pad
+        return torch.tensor([[self.labels.index(prompt) if prompt else none] for prompt in prompts])
 
 
 @dataclass(frozen=True)
@@ -110,15 +113,15 @@ def read_condition(folder: Path, config: PriorConfig, codec: Codec, clip: CLIPSy
             raise PinxitError(f"{folder} draws for embeddings of a CLIP, which is not there.")
         return EmbeddingCondition(clip)
     if (folder / "tokenizer.json").is_file():
-        tokenizer = Tokenizer.load(folder / "tokenizer.json")
+        tokenizer = read_tokenizer(folder / "tokenizer.json")
         if tokenizer.vocab_size != config.condition_vocabulary:
             raise PinxitError(
                 f"The tokenizer has {tokenizer.vocab_size} ids, the transformer knows {config.condition_vocabulary}."
             )
-        return TextCondition(tokenizer, config.condition_length)
+        return TextCondition(tokenizer, config.condition_length, config.pad)
     said = read_config(folder)
     if labels := said.get("labels"):
-        return LabelCondition(tuple(labels))
+        return LabelCondition(tuple(labels), config.pad)
     if view := said.get("view"):
         if view not in VIEWS:
             raise unknown("view", str(view), VIEWS)

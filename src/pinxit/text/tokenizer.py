@@ -2,7 +2,7 @@
 
 The layout of the vocabulary is CLIP's: 256 bytes, the same 256 at a word's end (`</w>`), the merges, then the start and
 the end token as its two last ids. Every string has ids, so there is no unknown token. Text is lower-cased and split by
-CLIP's pattern (words, single digits, runs of punctuation).
+CLIP's pattern (words, single digits, runs of punctuation). minDALL-E's BPE over characters stands beside it.
 
 Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", 2.4.
 Provilkov et al. 2020, "BPE-Dropout: Simple and Effective Subword Regularization", algorithm 1.
@@ -25,6 +25,7 @@ from pinxit.errors import PinxitError
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
+UNKNOWN, PAD = "[UNK]", "[PAD]"
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 Rng = random.Random | np.random.Generator
@@ -89,19 +90,12 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
         """Reads a tokenizer.json."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as fault:
-            raise PinxitError(f"{path} cannot be read as a tokenizer.json: {fault}.") from fault
-        return cls.from_json(text)
+        return cls.from_json(_text_of(path))
 
     @classmethod
     def from_json(cls, text: str) -> Tokenizer:
         """Reads the text of a tokenizer.json."""
-        try:
-            library = tokenizers.Tokenizer.from_str(text)
-        except Exception as fault:  # the library raises bare Exception
-            raise PinxitError(f"This is no tokenizer.json: {fault}.") from fault
+        library = _parse(text)
         if not isinstance(library.model, models.BPE) or library.model.end_of_word_suffix != WORD_END:
             raise PinxitError("The tokenizer is not a byte-level BPE with </w> word ends.")
         return cls(library)
@@ -162,6 +156,58 @@ class Tokenizer:
         return raw.decode("utf-8", errors="replace").strip()
 
 
+class CharTokenizer:
+    """minDALL-E's: BPE over the characters of words and punctuation, split as BERT does and lower-cased.
+
+    Characters that it does not know become `[UNK]`; positions that stay empty are `[PAD]`. It is read, never trained.
+    """
+
+    def __init__(self, library: tokenizers.Tokenizer) -> None:
+        """Wraps a tokenizer of the library that has a `[PAD]`."""
+        pad: int | None = library.token_to_id(PAD)
+        if pad is None:
+            raise PinxitError(f"The tokenizer has no {PAD}.")
+        self._library = library
+        self.pad_id = pad
+
+    @classmethod
+    def from_files(cls, vocabulary: Path, merges: Path) -> CharTokenizer:
+        """Reads the vocabulary, JSON, and the merges, a pair a line."""
+        try:
+            char_bpe = tokenizers.CharBPETokenizer.from_file(
+                str(vocabulary), str(merges), unk_token=UNKNOWN, lowercase=True
+            )
+        except Exception as fault:  # the library raises bare Exception
+            raise PinxitError(f"{vocabulary} and {merges.name} are no vocabulary with its merges: {fault}.") from fault
+        char_bpe.add_special_tokens([PAD])
+        return cls(_parse(char_bpe.to_str()))
+
+    def to_json(self) -> str:
+        """The text of tokenizer.json."""
+        text: str = self._library.to_str(pretty=True)
+        return text
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are, `[UNK]` and `[PAD]` among them."""
+        size: int = self._library.get_vocab_size()
+        return size
+
+    def encode_ids(self, text: str) -> list[int]:
+        """The BPE ids of a text, without padding."""
+        ids: list[int] = self._library.encode(_encodable(text)).ids
+        return ids
+
+
+def read_tokenizer(path: str | Path) -> Tokenizer | CharTokenizer:
+    """Reads a tokenizer.json of either kind: the one over characters has an unknown token."""
+    text = _text_of(path)
+    library = _parse(text)
+    if isinstance(library.model, models.BPE) and library.model.unk_token == UNKNOWN:
+        return CharTokenizer(library)
+    return Tokenizer.from_json(text)
+
+
 def merge(word: str, ranks: Mapping[tuple[str, str], int], dropout: float, rng: Rng) -> list[str]:
     """Splits one word, spelt in the byte alphabet, into BPE symbols; dropout 0 gives the library's own split.
 
@@ -182,13 +228,17 @@ def merge(word: str, ranks: Mapping[tuple[str, str], int], dropout: float, rng: 
     return symbols
 
 
-def pad_per_position(ids: Sequence[Sequence[int]], length: int, vocab_size: int) -> npt.NDArray[np.int64]:
+def pad_per_position(
+    ids: Sequence[Sequence[int]], length: int, vocab_size: int, pad: int | None = None
+) -> npt.NDArray[np.int64]:
     """DALL-E 1's padding: `b l` ids in which position i without a token holds `vocab_size + i`; over-long rows are cut.
 
     Each position so has a learned pad of its own, and the text embedding needs `vocab_size + length` rows
-    (Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation", 2.2).
+    (Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation", 2.2). With `pad`, that one id stands for all of them.
     """
     rows = np.tile(np.arange(vocab_size, vocab_size + length, dtype=np.int64), (len(ids), 1))
+    if pad is not None:
+        rows[:] = pad
     for row, tokens in zip(rows, ids, strict=True):
         row[: len(tokens)] = tokens[:length]
     return rows
@@ -203,6 +253,20 @@ def frame(ids: Sequence[Sequence[int]], length: int, start: int, end: int) -> np
         framed = [start, *tokens[: length - 2], end]
         row[: len(framed)] = framed
     return rows
+
+
+def _text_of(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as fault:
+        raise PinxitError(f"{path} cannot be read as a tokenizer.json: {fault}.") from fault
+
+
+def _parse(text: str) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_str(text)
+    except Exception as fault:  # the library raises bare Exception
+        raise PinxitError(f"This is no tokenizer.json: {fault}.") from fault
 
 
 def _assemble(merges: Sequence[tuple[str, str]], tokens: Iterable[str]) -> tokenizers.Tokenizer:
