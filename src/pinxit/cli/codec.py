@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pinxit.cli.outputs import device_option, free_path, is_picture, read_out
+from pinxit.cli.outputs import device_option, free_path, is_picture, quick_options, read_out
 from pinxit.progress import shown
 
 if TYPE_CHECKING:
@@ -31,7 +31,10 @@ COLUMNS = 8
     help="A folder, or a name that ends in .png for the comparison alone.",
 )
 @device_option
-def reconstruct(images: tuple[Path, ...], model: str | None, out: Path, device: str | None) -> None:
+@quick_options
+def reconstruct(
+    images: tuple[Path, ...], model: str | None, out: Path, device: str | None, bf16: bool, compile: bool
+) -> None:
     """Turn each IMAGE into codes and back: what is lost here, no picture made from such codes can have.
 
     Writes the reconstructions, and a comparison with the originals above them. Prints a line a picture: its likeness
@@ -43,7 +46,7 @@ def reconstruct(images: tuple[Path, ...], model: str | None, out: Path, device: 
     from pinxit.systems.picture import Picture
     from pinxit.systems.system import load
 
-    system = load(model or DEFAULT, device)
+    system = load(model or DEFAULT, device, bf16=bf16, compile=compile)
     originals, made = [], []
     with shown("reconstructing") as progress:
         for path in images:
@@ -88,7 +91,8 @@ def comparison(originals: Sequence[Image.Image], made: Sequence[Image.Image]) ->
 )
 @click.option("--out", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Where the codes go.")
 @device_option
-def encode(src: str, model: str | None, out: Path, device: str | None) -> None:
+@quick_options
+def encode(src: str, model: str | None, out: Path, device: str | None, bf16: bool, compile: bool) -> None:
     """Turn every picture of SRC into codes, latents or embeddings and keep them in DIR, with the captions.
 
     The same command again goes on where it stopped. Codes of other pictures or of another codec are refused.
@@ -100,6 +104,7 @@ def encode(src: str, model: str | None, out: Path, device: str | None) -> None:
     from pinxit.systems.encoder import load_encoder
 
     encoder = load_encoder(model or DEFAULT, device)
+    encoder.quicken(bf16=bf16, compile=compile)
     pairs = open_pairs(src, size=encoder.size)
     source = {
         "data": {"samples": len(pairs), "fingerprint": pairs.fingerprint},

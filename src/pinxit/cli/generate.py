@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pinxit.cli.outputs import device_option, free_path, is_picture, read_out
+from pinxit.cli.outputs import device_option, free_path, is_picture, quick_options, read_out
 from pinxit.progress import Progress, shown
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def read_size(ctx: click.Context, option: click.Parameter, value: str | None) ->
 
 def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of everything that draws pictures; a setting that is not given stays None."""
-    options = [
+    options: list[Callable[[Callable[..., None]], Callable[..., None]]] = [
         click.option("-m", "--model", metavar="MODEL", help="A shipped name, a checkpoint folder or hf:owner/name."),
         click.option(
             "-n", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Pictures per prompt."
@@ -52,6 +52,7 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--rerank", type=click.IntRange(1), metavar="N", help="Make N and keep the best by CLIP."),
         click.option("--size", callback=read_size, metavar="WxH", help="In pixels, where the model has a choice."),
         device_option,
+        quick_options,
         click.option(
             "-o",
             "--out",
@@ -80,7 +81,7 @@ def generate(
     which `pinxit show` reads back. Prints the paths.
     """
     seed = _seed(asked)
-    system = _load(model, device)
+    system = _load(model, device, asked)
     sets = []
     for prompt in prompts:
         with _shown(prompt) as progress:
@@ -115,7 +116,7 @@ def complete(
 
     seed = _seed(asked)
     picture = open_image(image)
-    system = _load(model, device)
+    system = _load(model, device, asked)
     with _shown(prompt) as progress:
         made = system.complete(picture, prompt, keep_rows=keep_rows, seed=seed, progress=progress, **asked)
     _write(out, made, grid_only)
@@ -146,7 +147,7 @@ def edit(
 
     seed = _seed(asked)
     picture, where = open_image(image), open_image(mask)
-    system = _load(model, device)
+    system = _load(model, device, asked)
     with _shown(prompt) as progress:
         made = system.edit(picture, where, prompt, seed=seed, progress=progress, **asked)
     _write(out, made, grid_only)
@@ -167,7 +168,7 @@ def translate(
 
     seed = _seed(asked)
     picture = open_image(image)
-    system = _load(model, device)
+    system = _load(model, device, asked)
     with _shown(image.name) as progress:
         made = system.translate(picture, as_it_is=as_it_is, seed=seed, progress=progress, **asked)
     _write(out, made, grid_only)
@@ -184,11 +185,12 @@ def _seed(asked: dict[str, Any]) -> int:
     return seed
 
 
-def _load(model: str | None, device: str | None) -> System:
+def _load(model: str | None, device: str | None, asked: dict[str, Any]) -> System:
+    """Opens the model as `asked` wants it, and takes that out of the settings."""
     from pinxit.checkpoints.catalogue import DEFAULT
     from pinxit.systems.system import load
 
-    return load(model or DEFAULT, device)
+    return load(model or DEFAULT, device, bf16=asked.pop("bf16"), compile=asked.pop("compile"))
 
 
 def _shown(prompt: str) -> AbstractContextManager[Progress]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -13,6 +14,16 @@ PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".t
 
 device_option = click.option("--device", metavar="D", help="cpu, cuda or cuda:N; a GPU if there is one.")
 """Of every verb that computes."""
+
+
+def quick_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of verbs that make many pictures, or read many."""
+    for option in (
+        click.option("--compile", is_flag=True, help="Compile the networks: a minute, worth it for many pictures."),
+        click.option("--bf16", is_flag=True, help="Multiply in bfloat16: faster where the hardware has it."),
+    ):
+        command = option(command)
+    return command
 
 
 def read_out(ctx: click.Context, option: click.Parameter, value: Path) -> Path:

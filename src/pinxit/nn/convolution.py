@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -132,6 +133,10 @@ class Downsample(nn.Conv2d):
         return super().forward(F.pad(input, (0, 1, 0, 1)))
 
 
+FOLDS_FROM = 1_024
+"""Places of a feature map from which on a kernel that is made anew for each call pays, on a CPU."""
+
+
 class Upsample(nn.Conv2d):
     """The nearest pixel twice, and a 3x3 convolution."""
 
@@ -140,7 +145,12 @@ class Upsample(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """b c h w -> b c 2h 2w."""
-        return super().forward(F.interpolate(input, scale_factor=2.0, mode="nearest"))
+        if input.device.type != "cpu" or input.shape[-2] * input.shape[-1] < FOLDS_FROM:
+            return super().forward(F.interpolate(input, scale_factor=2.0, mode="nearest"))
+        # Both at once are one transposed convolution, with 4 products a place and channel instead of 9.
+        kernel = self.weight.flip(2, 3).transpose(0, 1)
+        shifted = [F.pad(kernel, (x, 1 - x, y, 1 - y)) for x in (0, 1) for y in (0, 1)]
+        return F.conv_transpose2d(input, torch.stack(shifted).sum(0), self.bias, stride=2, padding=1)
 
 
 def _level(inputs: int, width: int, blocks: int, attends: bool, groups: int) -> Iterable[nn.Module]:

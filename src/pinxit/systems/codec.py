@@ -20,6 +20,7 @@ from pinxit.models.palette import Palette, PaletteConfig
 from pinxit.models.vae import VAE, VAEConfig
 from pinxit.models.vqgan import VQGAN, VQGANConfig
 from pinxit.models.vqvae import VQVAE, VQVAEConfig
+from pinxit.nn.compiling import check_compiler
 from pinxit.systems.system import System
 
 
@@ -64,6 +65,7 @@ class Codec(System):
     def __init__(self, network: nn.Module, device: torch.device | None = None) -> None:
         self.kind = kind_of(network.config)  # type: ignore[misc]
         self.device = device or torch.device("cpu")
+        self.bf16 = False
         self.network = network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
 
     @classmethod
@@ -117,19 +119,31 @@ class Codec(System):
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
+    def quicken(self, *, bf16: bool = False, compile: bool = False) -> None:
+        """Codes are compared in float32 all the same."""
+        self.bf16 = bf16
+        if compile:
+            check_compiler(self.device)
+            for name in ("encode", "decode"):
+                setattr(self.network, name, torch.compile(getattr(self.network, name), dynamic=False))
+
     @torch.inference_mode()
     def encode(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
         """Pictures of any mode, what is transparent on white -> codes, int64 ids or float32 latents, b *shape."""
         images = [images] if isinstance(images, Image.Image) else images
         pixels = torch.stack([to_tensor(fit(opaque(image), self.size)) for image in images])
-        return self.autoencoder.encode(pixels.to(self.device, memory_format=torch.channels_last))
+        pixels = pixels.to(self.device, memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            codes = self.autoencoder.encode(pixels)
+        return codes if self.codes else codes.float()
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> list[Image.Image]:
         """Codes b *shape -> pictures."""
         self._check(codes)
         codes = codes.to(self.device, torch.float32 if self.codes is None else torch.int64)
-        pixels = self.autoencoder.decode(codes)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            pixels = self.autoencoder.decode(codes)
         return [to_pil(picture) for picture in pixels.float().clamp(-1, 1)]
 
     def reconstruct(self, images: Image.Image | Sequence[Image.Image]) -> list[Image.Image]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from pinxit.checkpoints.files import from_config, load_network, read_config
 from pinxit.errors import PinxitError, unknown
 from pinxit.models.pixelcnn import PixelCNN, PixelCNNConfig
 from pinxit.models.token_transformer import TokenTransformer, TokenTransformerConfig
+from pinxit.nn.compiling import check_compiler, compiled
 from pinxit.nn.packing import can_pack, packed
 from pinxit.progress import Progress
 from pinxit.systems.system import Settings, check
@@ -82,6 +84,18 @@ class TokenDrawer:
         """For a network that learns no more; on a CPU with its weights laid out for few rows, half as fast again."""
         network = network.to(device).eval().requires_grad_(False)
         return cls(network, packed(network) if device.type == "cpu" and can_pack() else None)
+
+    def quicken(self, *, bf16: bool = False, compile: bool = False) -> None:
+        """Draws in bfloat16, by a compiled network, or both."""
+        if compile and isinstance(self.network, PixelCNN):
+            raise PinxitError("A PixelCNN is asked in steps too small to compile. Leave compile out.")
+        if compile:
+            check_compiler(self.device)
+        if compile or self.device.type != "cpu" or not can_pack():
+            network = copy.deepcopy(self.network).bfloat16() if bf16 else self.network
+            self.twin = compiled(network) if compile else network
+        else:
+            self.twin = packed(self.network, torch.bfloat16 if bf16 else None)
 
     @property
     def device(self) -> torch.device:

@@ -91,6 +91,11 @@ class TokenSystem(System):
         """The network that paints."""
         return self.drawer.network
 
+    def quicken(self, *, bf16: bool = False, compile: bool = False) -> None:
+        """The codec and the network over codes; CLIP, which passes a picture once, stays as it is."""
+        self.codec.quicken(bf16=bf16, compile=compile)
+        self.drawer.quicken(bf16=bf16, compile=compile)
+
     def generate(
         self, prompt: str, n: int = 4, *, seed: int = 0, progress: Progress | None = None, **settings: Unpack[Settings]
     ) -> list[Picture]:
