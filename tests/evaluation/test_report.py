@@ -29,6 +29,7 @@ from pinxit.nn.similarity import psnr
 from pinxit.progress import Progress
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.codec import Codec
+from pinxit.systems.conditions import NoCondition
 from pinxit.systems.token_system import TokenSystem
 
 
@@ -192,6 +193,9 @@ def test_each_kind_of_model_gets_what_fits_it(system: TokenSystem) -> None:
     clipless = evaluate(make_dalle1(with_clip=False), source, source="s", n=4)
     assert clipless.clip is None
     assert clipless.following is not None
+    wordless = make_dalle1()
+    wordless.condition = NoCondition(16)
+    assert evaluate(wordless, source, source="s", n=4).following is None
 
 
 def test_the_asks_are_those_of_the_pictures_wherever_they_are_spread(system: TokenSystem) -> None:

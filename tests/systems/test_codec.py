@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tests.systems.tiny import make_codec, make_dalle1, save_codec, save_dalle1
+from tests.systems.tiny import make_clip, make_codec, make_dalle1, make_tokenizer, save_codec, save_dalle1
 
 import pinxit
 from pinxit.data.images import fit, to_pil, to_tensor
@@ -93,3 +93,31 @@ def test_the_codec_of_a_larger_system_is_found_inside_it(tmp_path: Path) -> None
 
 def test_other_weights_have_another_fingerprint(codec: Codec) -> None:
     assert make_codec(seed=5).fingerprint != codec.fingerprint == make_codec().fingerprint
+
+
+def test_in_bfloat16_pictures_are_nearly_the_same(codec: Codec) -> None:
+    quick = make_codec()
+    quick.quicken(bf16=True)
+    images = [Scenes(4, size=32)[i].image for i in range(4)]
+    codes = codec.encode(images)
+    assert (quick.encode(images) == codes).float().mean() > 0.9
+    plain, rounded = (torch.stack([to_tensor(image) for image in one.decode(codes)]) for one in (codec, quick))
+    assert not torch.equal(plain, rounded)
+    torch.testing.assert_close(plain, rounded, atol=0.1, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_compiled_codecs_tell_the_same(codec: Codec) -> None:
+    quick = make_codec()
+    quick.quicken(compile=True)
+    images = [Scenes(4, size=32)[i].image for i in range(4)]
+    codes = codec.encode(images)
+    assert torch.equal(quick.encode(images), codes)
+    for a, b in zip(codec.decode(codes), quick.decode(codes), strict=True):
+        torch.testing.assert_close(to_tensor(a), to_tensor(b), atol=0.01, rtol=0)
+
+
+def test_what_cannot_be_quickened_says_so() -> None:
+    with pytest.raises(PinxitError, match="clip computes in float32, as it is"):
+        make_clip(make_tokenizer()).quicken(bf16=True)

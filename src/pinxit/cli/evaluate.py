@@ -36,9 +36,9 @@ def evaluate(
     """Measure MODEL on pictures that it was not trained on.
 
     A codec: PSNR, SSIM, how far reconstructions look and lie from the pictures, and the use of its codes. A CLIP:
-    recall at 1 and 5. DALL-E 1: both, and on scenes, such as scenes:1000:held-in, the share of drawn pictures that show
-    what was asked, by category, beside that of the real pictures and of their reconstructions: what the codec loses,
-    the transformer cannot draw.
+    recall at 1 and 5. A system that draws tokens: both, and on scenes, such as scenes:1000:held-in, the share of drawn
+    pictures that show what was asked, by category, beside that of the real pictures and of their reconstructions: what
+    the codec loses, no transformer can draw.
 
     Candidate i of prompt j has the seed S + 1024 j + i.
     """

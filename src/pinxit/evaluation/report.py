@@ -86,10 +86,11 @@ def evaluate(
 ) -> Report:
     """Measures a system on at most n samples, spread evenly over all.
 
-    A codec: how well it reconstructs. A CLIP: recall. DALL·E 1: both of its parts, and of scenes, whose samples say
-    what was asked, whether what it draws shows that. `settings` are those of sampling. Raises PinxitError for a system
-    of another kind, a setting that it does not take, and a source without usable samples. `features` names what tells
-    how alike pictures look (`evaluation.features`). `watch` shows how far it is.
+    A codec: how well it reconstructs. A CLIP: recall. A system that draws tokens: both of its parts, and of scenes,
+    whose samples say what was asked, whether what it draws after their captions shows that. `settings` are those of
+    sampling. Raises PinxitError for a system of another kind, a setting that it does not take, and a source without
+    usable samples. `features` names what tells how alike pictures look (`evaluation.features`). `watch` shows how far
+    it is.
     """
     codec, clip = parts(system)
     resolved = system.resolve(1, seed, settings or Settings())
@@ -99,7 +100,7 @@ def evaluate(
     captions = [_caption(sample) for sample in samples]
     kept, reconstructions = fidelity(codec, pictures, load_eye(features)) if codec else (None, [])
     followed = None
-    if isinstance(system, TokenSystem) and all("ask" in sample.meta for sample in samples):
+    if isinstance(system, TokenSystem) and system.reads_texts and all("ask" in sample.meta for sample in samples):
         prompts = [(text, Ask.from_json(sample.meta["ask"])) for text, sample in zip(captions, samples, strict=True)]
         with watch("drawing") as progress:
             followed = best_of(
@@ -127,7 +128,8 @@ def parts(system: System) -> tuple[Codec | None, CLIPSystem | None]:
     if isinstance(system, CLIPSystem):
         return None, system
     raise PinxitError(
-        f"{system.name or 'A model'} of kind {system.kind} cannot be evaluated. What can: a codec, clip, dalle1."
+        f"{system.name or 'A model'} of kind {system.kind} cannot be evaluated. What can: a codec, a CLIP, a "
+        "system that draws tokens."
     )
 
 

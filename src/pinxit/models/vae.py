@@ -34,8 +34,8 @@ SIZES = {
     "kl-f8": VAEConfig(PyramidConfig(256, 128, (1, 2, 4, 4), blocks=2, latent=4), scale=0.18215),
     "kl-f4": VAEConfig(PyramidConfig(256, 128, (1, 2, 4), blocks=2, latent=3)),
     # For two cores: 64 px to 8x8 of 4 and 16 numbers.
-    "small-64": VAEConfig(PyramidConfig(size=64, channels=128, multipliers=(1, 2), blocks=1, latent=16, patch=4)),
-    "small-64-z4": VAEConfig(PyramidConfig(size=64, channels=128, multipliers=(1, 2), blocks=1, latent=4, patch=4)),
+    "small-64": VAEConfig(PyramidConfig(size=64, channels=64, multipliers=(1, 2), blocks=1, latent=16, patch=4)),
+    "small-64-z4": VAEConfig(PyramidConfig(size=64, channels=64, multipliers=(1, 2), blocks=1, latent=4, patch=4)),
     # For tests and first tries: 32 px to 8x8 of 4 numbers.
     "tiny-32": VAEConfig(PyramidConfig(size=32, channels=32, multipliers=(1,), blocks=1, latent=4, groups=8, patch=4)),
 }

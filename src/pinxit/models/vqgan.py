@@ -63,7 +63,7 @@ SIZES = {
     "f8-16384": _latent_diffusion((1, 2, 2, 4), codes=16_384, latent=4, attention=(32,)),
     # For two cores: 64 px to 8x8 of 1,024 codes.
     "small-64": VQGANConfig(
-        PyramidConfig(size=64, channels=128, multipliers=(1, 2), blocks=1, latent=128, patch=4),
+        PyramidConfig(size=64, channels=64, multipliers=(1, 2), blocks=1, latent=64, patch=4),
         codes=1_024,
         dimensions=12,
         quantizer="cosine",

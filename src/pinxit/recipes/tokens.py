@@ -53,6 +53,9 @@ class Versions:
     background: Colour
     places: tuple[tuple[int, int], ...]
     """Position in the pairs, and the number of the version."""
+    view: View | None = None
+    """What is shown in the place of each, once it is scaled to `size`."""
+    size: int = 0
 
     @classmethod
     def of(cls, pairs: Pairs, moves: int, colours: int, background: Colour) -> Versions:
@@ -79,7 +82,10 @@ class Versions:
         return len(self.places)
 
     def __getitem__(self, index: int) -> Sample:
-        position, version = self.places[index]
+        sample = self._varied(*self.places[index])
+        return replace(sample, image=VIEWS[self.view](fit(sample.image, self.size))) if self.view else sample
+
+    def _varied(self, position: int, version: int) -> Sample:
         sample = self.pairs[position]
         if version == 0:
             return sample
@@ -100,36 +106,6 @@ class Versions:
 
 SCALE, SHIFT = 0.08, 0.06
 """How far a version is moved: by a few pixels, which changes all its codes."""
-
-
-@dataclass(frozen=True)
-class Viewed:
-    """Of each picture, scaled to `size`, what the view takes from it."""
-
-    pairs: Pairs
-    view: View
-    size: int
-
-    @property
-    def name(self) -> str:
-        return self.pairs.name
-
-    @property
-    def fingerprint(self) -> str:
-        return self.pairs.fingerprint
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = self.pairs[index]
-        return replace(sample, image=VIEWS[self.view](fit(sample.image, self.size)))
-
-    def captions_at(self, index: int) -> Captions:
-        return self.pairs.captions_at(index)
-
-    def meta_at(self, index: int) -> Mapping[str, Any]:
-        return self.pairs.meta_at(index)
 
 
 @dataclass(frozen=True)
@@ -163,9 +139,9 @@ class TokensStage:
         world = context.world
         pairs = self._pairs(context)
         encoder = open_encoder(context.model(self.encoder), world.device)
-        versions: Pairs = Versions.of(pairs, self.moves, self.colours, self.data.background)
+        versions = Versions.of(pairs, self.moves, self.colours, self.data.background)
         if self.view:
-            versions = Viewed(versions, self.view, encoder.size)
+            versions = replace(versions, view=self.view, size=encoder.size)
         said = self._said(context, pairs)
         with shown("encoding") if world.leads else silent("encoding") as progress:
             encode.encode_parts(versions, encoder, context.out, said, progress, rank=world.rank, size=world.size)

@@ -26,7 +26,7 @@ from pinxit.errors import PinxitError
 from pinxit.progress import Progress
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.codec import Codec
-from pinxit.systems.conditions import Condition, ViewCondition, read_condition
+from pinxit.systems.conditions import Condition, EmbeddingCondition, TextCondition, ViewCondition, read_condition
 from pinxit.systems.picture import Picture
 from pinxit.systems.system import KINDS, Settings, System
 from pinxit.systems.token_drawing import Prior, TokenDrawer, defaults_of, read_defaults
@@ -90,6 +90,11 @@ class TokenSystem(System):
     def prior(self) -> Prior:
         """The network that paints."""
         return self.drawer.network
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether its prompts are captions, rather than classes or nothing."""
+        return isinstance(self.condition, TextCondition | EmbeddingCondition)
 
     def quicken(self, *, bf16: bool = False, compile: bool = False) -> None:
         """The codec and the network over codes; CLIP, which passes a picture once, stays as it is."""
