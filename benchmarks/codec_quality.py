@@ -90,8 +90,11 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     """Trains a recipe and measures what came out on pictures that it has not seen."""
     out, settings = given.out / name, []
     kept = out / "result.json"
+    asked = {"data": given.data, "test": given.test, "minutes": given.minutes, "processes": given.processes}
     if kept.exists():
         result: dict[str, Any] = json.loads(kept.read_text())
+        if result["asked"] != asked:
+            sys.exit(f"{out} was made with {result['asked']}. Give the same, or another --out.")
         return result
     steps = None
     if name == "palette":
@@ -109,6 +112,7 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     subprocess.run(command, check=True)
     result = {
         "name": name,
+        "asked": asked,
         "steps": steps,
         "minutes": seconds / 60,
         "parameters": sum(p.numel() for p in pinxit.load(out, "cpu").network.parameters()),

@@ -18,3 +18,10 @@ pinxit reconstruct "$out/circle.png" --model "$out" -o "$out/reconstructed"
 pinxit complete "$out/circle.png" "a blue square" --model "$out" -n 4 -o "$out/completed.png"
 pinxit classify "$out/circle.png" --model "$out" --labels circle,square,star --template "a {}"
 pinxit search "two red stars" --in "$out/pictures" --model "$out" -o "$out/found.png"
+
+# The same over a VQGAN: one code after the other, all at once in eight steps, parts anew, a wide picture by a window.
+pinxit train taming-tiny --data scenes:2000 --out "$out/taming"
+pinxit train maskgit-tiny --data scenes:2000 --out "$out/maskgit" \
+    --part codec="$out/taming/codec" --part clip="$out/taming/clip"
+pinxit generate "a red circle" --model "$out/maskgit" --steps 8 --seed 0 -n 4 -o "$out/at-once.png"
+pinxit generate "red circles" --model "$out/taming" --size 128x32 --seed 0 -n 4 -o "$out/wide.png"

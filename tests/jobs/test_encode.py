@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,32 @@ def test_pictures_are_scaled_before_they_wait_in_a_batch(
 def make(keys: Sequence[str]) -> Encoded:
     ids = np.arange(len(keys), dtype=np.int32)[:, None].repeat(4, axis=1)
     return Encoded(ids, list(keys), [{"short": (key,)} for key in keys], [{}] * len(keys), (2, 2), 64, "f")
+
+
+def test_codes_of_two_encoders_are_paired_by_key() -> None:
+    ours, theirs = make(["a", "b", "c"]), make(["c", "a", "b", "d"])
+    paired = ours.beside(theirs)
+    assert [paired[i].beside.tolist() for i in range(3)] == [[1] * 4, [2] * 4, [0] * 4]  # type: ignore[union-attr]
+    training, held = make([str(i) for i in range(50)]).beside(make([str(i) for i in range(50)])).hold_back(5)
+    for side in (training, held):
+        assert all(np.array_equal(np.asarray(side[i].beside), side[i].codes) for i in range(len(side)))
+    with pytest.raises(PinxitError, match="Of 2 pictures 1 are not among the 3 that were encoded a second time"):
+        make(["a", "x"]).beside(make(["a", "b", "c"]))
+    with pytest.raises(PinxitError, match="Several pictures have the same key"):
+        make(["a", "b"]).beside(make(["b", "a", "a"]))
+
+
+def test_captions_may_hold_any_separator_of_lines(codec: Codec, tmp_path: Path) -> None:
+    class Odd(Reads):
+        def __getitem__(self, index: int) -> Sample:
+            return replace(
+                super().__getitem__(index), captions={"short": ("a\u2028b\u0085c",)}, meta={"kind": "\u2029"}
+            )
+
+    encode.encode(Odd(4), codec, tmp_path, SOURCE)
+    kept = Encoded.load(tmp_path)
+    assert [kept[i].captions["short"] for i in range(4)] == [("a\u2028b\u0085c",)] * 4
+    assert kept[0].meta == {"kind": "\u2029"}
 
 
 def test_versions_of_one_picture_are_held_back_together() -> None:

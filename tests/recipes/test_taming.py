@@ -1,17 +1,24 @@
 """The pipelines of Taming, MaskGIT, PixelCNN and iGPT, run for a few steps through every stage."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
 import pinxit
+from pinxit.cli.main import main
 from pinxit.data.pairs import open_pairs
+from pinxit.data.sample import BadSample
+from pinxit.data.scenes import Scenes
 from pinxit.data.views import VIEWS, View
 from pinxit.errors import PinxitError
-from pinxit.jobs.encode import Encoded
+from pinxit.jobs.encode import Encoded, EncodedSample
 from pinxit.recipes.catalogue import find
+from pinxit.recipes.conditions import Given, Labels
 from pinxit.recipes.overrides import override
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Context, Recipe
@@ -36,6 +43,7 @@ def run(name: str, folder: Path, *more: str, source: str = SOURCE) -> TokenSyste
     system = pinxit.load(folder, "cpu")
     assert isinstance(system, TokenSystem)
     assert list(folder.glob("*/samples/step-0000004.png"))
+    assert f"A system of kind {system.kind}" in (folder / "model" / "README.md").read_text()
     return system
 
 
@@ -65,7 +73,7 @@ def test_every_stage_runs_and_the_whole_draws(name: str, tmp_path: Path) -> None
         assert (kept[0, :8] == codes[0, :8]).all()
         assert (kept[0, 16:48] == codes[0, 16:48]).all()
         assert pixels(system.complete(picture, "", 1, keep_rows=2)) == [system.decode(kept)[0].tobytes()]
-        with pytest.raises(PinxitError, match="not rows and columns"):
+        with pytest.raises(PinxitError, match="size is fixed for codes of several grids"):
             system.generate("", 1, size=(64, 64))
     else:
         assert system.generate("a red star", 1, size=(64, 32))[0].image.size == (64, 32)
@@ -84,6 +92,22 @@ def test_classes_are_learnt_by_the_names_that_the_source_tells(tmp_path: Path) -
         system.generate("two_objects", 1)
 
 
+def test_folders_of_pictures_without_captions_are_classes(tmp_path: Path) -> None:
+    for i in range(40):
+        folder = tmp_path / "pictures" / ("cats" if i % 2 else "dogs")
+        folder.mkdir(parents=True, exist_ok=True)
+        Scenes(40, size=32)[i].image.save(folder / f"{i:02d}.png")
+    system = run("taming-class-tiny", tmp_path / "run", source=str(tmp_path / "pictures"))
+    assert isinstance(system.condition, LabelCondition)
+    assert system.condition.labels == ("cats", "dogs")
+    assert len(Encoded.load(tmp_path / "run" / "tokens")) == 40
+    done = CliRunner().invoke(main, ["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / "pictures")])
+    assert done.exit_code == 0, done.output
+    assert "on 40 pictures" in done.output
+    with pytest.raises(PinxitError, match="data check"):
+        run("taming-tiny", tmp_path / "other", source=str(tmp_path / "pictures"))
+
+
 def test_what_is_no_class_is_told_with_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(PinxitError, match=r"data.label=folder has 0 different values.* says .*category.*style"):
         run("taming-class-tiny", tmp_path)
@@ -94,11 +118,38 @@ def test_embeddings_of_pictures_are_learnt_and_those_of_texts_drawn(tmp_path: Pa
     assert isinstance(system.condition, EmbeddingCondition)
     assert system.prior.config.condition_vector == system.condition.clip.shape[0]
     assert len(system.generate("a red star", 2, guidance=2.0)) == 2
+    quick = pinxit.load(tmp_path, "cpu", bf16=True)
+    assert quick.generate("a red star", 1, guidance=2.0)[0].settings["bf16"] is True
     encoded = Encoded.load(tmp_path / "embeddings")
     scene = open_pairs(SOURCE, size=32)[3]
     expected = system.condition.clip.encode_image(scene.image)[0]
     found = torch.from_numpy(encoded[encoded.keys.index(scene.key)].codes)
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
+
+
+def test_what_is_given_is_left_out_or_blurred_while_learning() -> None:
+    rng = np.random.default_rng(0)
+    unit = np.array([0.6, 0.8, 0.0, 0.0], np.float32)
+    sample = EncodedSample("0", np.arange(4), {}, {"kind": " cat "}, unit)
+    nothing = np.zeros(4, np.float32)
+    assert (Given(nothing)(sample, rng)["condition"] == unit).all()
+    assert (Given(nothing, dropout=1.0)(sample, rng)["condition"] == nothing).all()
+    blurred = Given(nothing, noise=0.5)(sample, rng)["condition"]
+    assert blurred.dtype == np.float32
+    assert np.linalg.norm(blurred) == pytest.approx(1)
+    assert 0.02 < np.linalg.norm(blurred - unit) < 1.2
+    labels = Labels(("cat", "dog"), "kind")
+    assert labels(sample, rng)["condition"].tolist() == [0]
+    assert replace(labels, dropout=1.0)(sample, rng)["condition"].tolist() == [2]
+    with pytest.raises(BadSample, match="has no 'breed' that is a class"):
+        Labels(("cat", "dog"), "breed")(sample, rng)
+
+
+def test_settings_that_no_condition_has_are_told(tmp_path: Path) -> None:
+    with pytest.raises(PinxitError, match=r"model.pad=0 is an id of a text, and this recipe has none"):
+        run("taming-class-tiny", tmp_path, "transformer.data.label=category", "transformer.model.pad=0")
+    with pytest.raises(PinxitError, match=r"holds codes of whole pictures. Set views.view to edges or low or lower"):
+        run("taming-edges-tiny", tmp_path / "views", "views.view=none")
 
 
 @pytest.mark.parametrize("view", ["edges", "low"])
@@ -114,6 +165,23 @@ def test_views_are_learnt_and_pictures_drawn_from_them(view: View, tmp_path: Pat
     assert torch.equal(system.condition.of(taken, as_it_is=True), codes)
     assert (system.condition([""]) == system.prior.no_condition(1)).all()
     drawn = system.translate(scene.image, 2, guidance=2.0)
+    scene.image.save(tmp_path / "scene.png")
+    command = [
+        "translate",
+        str(tmp_path / "scene.png"),
+        "-m",
+        str(tmp_path),
+        "-n",
+        "1",
+        "--seed",
+        "0",
+        "--guidance",
+        "2",
+    ]
+    done = CliRunner().invoke(main, [*command, "-o", str(tmp_path / "one.png")])
+    assert done.exit_code == 0, done.output
+    with Image.open(tmp_path / "one.png") as written:
+        assert written.convert("RGB").tobytes() == drawn[0].image.tobytes()
     assert pixels(drawn) == pixels(system.translate(taken, 2, as_it_is=True, guidance=2.0))
     with pytest.raises(PinxitError, match=r"draws from the .* of a picture. Give one: `pinxit translate`"):
         system.generate("a red star", 1)

@@ -169,7 +169,6 @@ def test_classes_are_asked_for_by_name(tmp_path: Path) -> None:
     assert isinstance(loaded.condition, LabelCondition)
     assert loaded.condition(["dog", "", "cat"]).tolist() == [[1], [2], [0]]
     assert (loaded.condition([""]) == loaded.prior.no_condition(1)).all()
-    assert replace(loaded.condition, pad=1)(["", "cat"]).tolist() == [[1], [0]]
     assert bytes_of(loaded.generate("cat", 1, guidance=2)) != bytes_of(loaded.generate("dog", 1, guidance=2))
     with pytest.raises(PinxitError, match=r"no class 'dg'.*dog"):
         loaded.generate("dg")

@@ -214,6 +214,11 @@ def _codec(found: tuple[str, Any, dict[str, Tensor]], size: int | None) -> Netwo
 def _taming(file: Path, state: Mapping[str, Tensor], codec: Network) -> Found:
     """taming's codec, and the transformer in the same file."""
     described = _read_yaml(_yaml_beside(file))
+    trained = described["model"]["params"].get("first_stage_config", {}).get("params", {}).get("ddconfig", {})
+    if trained.get("resolution", codec.config.pyramid.size) != codec.config.pyramid.size:
+        raise PinxitError(
+            f"The transformer of {file} draws pictures of {trained['resolution']} pixels alone. Give that --size."
+        )
     config, weights, labels = from_taming.taming(state, described, codec.config.codes, codec.config.pyramid.grid)
     transformer = Network("token_transformer", config, weights, labels)
     return Found("compvis", {"codec": codec, "transformer": transformer}, from_taming.TAMING_DEFAULTS)

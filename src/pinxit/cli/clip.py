@@ -125,6 +125,6 @@ def _index(clip: CLIPSystem, where: str) -> Index:
         if index.model != clip.fingerprint:
             raise PinxitError(f"{where} was made by another model than {clip.name}. Name that one with --model.")
         return index
-    pairs = open_pairs(where)
+    pairs = open_pairs(where, captioned=False)
     with shown("embedding") as progress:
         return clip.build_index(pairs, source=where, progress=progress)

@@ -104,11 +104,13 @@ def encode(src: str, model: str | None, out: Path, device: str | None, bf16: boo
     from pinxit.systems.encoder import load_encoder
 
     encoder = load_encoder(model or DEFAULT, device)
-    encoder.quicken(bf16=bf16, compile=compile)
-    pairs = open_pairs(src, size=encoder.size)
+    if bf16 or compile:
+        encoder.quicken(bf16=bf16, compile=compile)
+    pairs = open_pairs(src, size=encoder.size, captioned=False)
+    rounded = {"bf16": True} if bf16 else {}  # codes that lie close together may be others
     source = {
         "data": {"samples": len(pairs), "fingerprint": pairs.fingerprint},
-        "codec": {"kind": encoder.kind, "size": encoder.size, "weights": encoder.fingerprint},
+        "codec": {"kind": encoder.kind, "size": encoder.size, "weights": encoder.fingerprint, **rounded},
     }
     with shown("encoding") as progress:
         job.encode(pairs, encoder, out, source, progress)

@@ -47,7 +47,7 @@ def evaluate(
     from pinxit.systems.system import load
 
     system = load(model, device)
-    pairs = open_pairs(src, size=report.picture_size(system))
+    pairs = open_pairs(src, size=report.picture_size(system), captioned=report.needs_captions(system))
     settings: Any = {name: value for name, value in asked.items() if value is not None}
     measured = report.evaluate(
         system, pairs, source=src, n=n, seed=seed, settings=settings, features=features, watch=shown

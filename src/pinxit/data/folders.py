@@ -32,12 +32,15 @@ class _Files:
 class Folder:
     """The pictures under this folder, sorted by path, as `Pairs`.
 
-    Hidden files are left out, links that lead out of the folder are refused. A picture without a sidecar and a sidecar
-    without a picture are bad samples.
+    Hidden files are left out, links that lead out of the folder are refused. A sidecar without a picture is a bad
+    sample, and so is a picture without one where they have to be `captioned`.
     """
 
-    def __init__(self, root: Path, *, background: Colour = WHITE, limits: ImageLimits = LIMITS) -> None:
+    def __init__(
+        self, root: Path, *, background: Colour = WHITE, limits: ImageLimits = LIMITS, captioned: bool = True
+    ) -> None:
         self.root = root
+        self.captioned = captioned
         self.name = str(root)
         self.background = background
         self.limits = limits
@@ -72,7 +75,7 @@ class Folder:
 
     def _captions(self, files: _Files) -> tuple[Captions, dict[str, Any]]:
         record, text = (None if name is None else self._sidecar(files.key, name) for name in (files.record, files.text))
-        captions, meta = read_captions(files.key, record, text)
+        captions, meta = read_captions(files.key, record, text, captioned=self.captioned)
         inner = PurePosixPath(files.key).parent.name
         return captions, {"folder": inner, **meta} if inner else meta
 

@@ -34,11 +34,12 @@ MOST_DIGITS = 15
 _ELSEWHERE = re.compile(r"pipe:|[a-z][a-z0-9+.-]*://")
 
 
-def open_pairs(src: str, *, size: int = 128, background: Colour = WHITE) -> Pairs:
+def open_pairs(src: str, *, size: int = 128, background: Colour = WHITE, captioned: bool = True) -> Pairs:
     """The pictures with captions that SRC names; `FORMS` lists what it can be.
 
     `size` (pixels a side) is for the sources that are drawn; the others give their pictures as they are. What is
-    transparent is laid on `background`. Raises `PinxitError`, which lists the forms where SRC fits none.
+    transparent is laid on `background`. Pictures without a caption are bad samples, unless they need not
+    be `captioned`. Raises `PinxitError`, which lists the forms where SRC fits none.
     """
     if src == "emoji":
         return Emoji(size, background=background)
@@ -48,15 +49,15 @@ def open_pairs(src: str, *, size: int = 128, background: Colour = WHITE) -> Pair
         raise _no_source(src)
     shards = shard_paths(src)
     if shards is not None:
-        return Shards(shards, name=src, background=background)
+        return Shards(shards, name=src, background=background, captioned=captioned)
     table, colon, images = src.rpartition(".json:")
     if colon and Path(f"{table}.json").is_file():
         return _filled(open_coco(Path(f"{table}.json"), Path(images), background=background), src)
     path = Path(src)
     if path.is_dir():
-        return _folder(path, background)
+        return _folder(path, background, captioned)
     if path.suffix.lower() in READERS and path.is_file():
-        return _filled(open_table(path, background=background), src)
+        return _filled(open_table(path, background=background, captioned=captioned), src)
     raise _no_source(src)
 
 
@@ -114,10 +115,10 @@ def _metadata(folder: Path) -> Path | None:
     return next((path for path in found if path.is_file()), None)
 
 
-def _folder(path: Path, background: Colour) -> Pairs:
-    metadata = _metadata(path)
-    pairs = open_table(metadata, background=background) if metadata else Folder(path, background=background)
-    return _filled(pairs, str(path))
+def _folder(path: Path, background: Colour, captioned: bool) -> Pairs:
+    if metadata := _metadata(path):
+        return _filled(open_table(metadata, background=background, captioned=captioned), str(path))
+    return _filled(Folder(path, background=background, captioned=captioned), str(path))
 
 
 def _filled(pairs: Pairs, src: str) -> Pairs:

@@ -36,7 +36,7 @@ class BadSample(PinxitError):  # noqa: N818
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture (PIL, mode RGB), at least one caption, and whatever else the source knows about it."""
+    """A picture (PIL, mode RGB), its captions, and whatever else the source knows about it."""
 
     key: str
     image: Image.Image
@@ -89,7 +89,9 @@ def draw_caption(key: str, captions: Captions, weights: Mapping[str, float], rng
     return clean(caption)
 
 
-def read_captions(key: str, record: bytes | None, text: bytes | None) -> tuple[Captions, dict[str, Any]]:
+def read_captions(
+    key: str, record: bytes | None, text: bytes | None, *, captioned: bool = True
+) -> tuple[Captions, dict[str, Any]]:
     """Captions by kind and meta from the content of a `.json` and of a `.txt` or `.caption` sidecar, either or both."""
     fields: dict[str, Any] = {}
     if record is not None:
@@ -105,15 +107,17 @@ def read_captions(key: str, record: bytes | None, text: bytes | None) -> tuple[C
         except UnicodeDecodeError:
             raise BadSample(key, "not-utf8", f"The caption of {key!r} is not UTF-8 text.") from None
         fields = {**fields, "caption": [*_texts(key, fields.get("caption")), plain]}
-    return captions_from_record(key, fields)
+    return captions_from_record(key, fields, captioned=captioned)
 
 
-def captions_from_record(key: str, record: Mapping[str, Any]) -> tuple[Captions, dict[str, Any]]:
+def captions_from_record(
+    key: str, record: Mapping[str, Any], *, captioned: bool = True
+) -> tuple[Captions, dict[str, Any]]:
     """Captions by kind, and the rest as meta, from a JSON sidecar or a table's row.
 
     `caption` and `captions` (a list, or a mapping from kind to text, where a kind that is unknown counts as short) are
     short, `text` is long, `keywords` joined are alt; `alt`, `short` and `long` speak for themselves. Raises `BadSample`
-    where no caption is left.
+    where no caption is left and the sample has to be `captioned`.
     """
     found: dict[str, list[str]] = {kind: _texts(key, record.get(kind)) for kind in KINDS}
     several = record.get("captions")
@@ -128,7 +132,7 @@ def captions_from_record(key: str, record: Mapping[str, Any]) -> tuple[Captions,
     if keywords:
         found["alt"].append(", ".join(keywords))
     captions = {kind: tuple(dict.fromkeys(texts)) for kind, texts in found.items() if texts}
-    if not captions:
+    if captioned and not captions:
         raise BadSample(key, "no-caption", f"{key!r} has no caption, or only blank ones.")
     spoken = {*KINDS, "caption", "captions", "text", "keywords"}
     return captions, {name: value for name, value in record.items() if name not in spoken}

@@ -34,8 +34,15 @@ class Shards:
     """
 
     def __init__(
-        self, paths: Sequence[Path], *, name: str = "", background: Colour = WHITE, limits: ImageLimits = LIMITS
+        self,
+        paths: Sequence[Path],
+        *,
+        name: str = "",
+        background: Colour = WHITE,
+        limits: ImageLimits = LIMITS,
+        captioned: bool = True,
     ) -> None:
+        self.captioned = captioned
         self.paths = tuple(paths)
         self.name = name or ", ".join(str(path) for path in self.paths)
         self.background = background
@@ -88,7 +95,7 @@ class Shards:
         index = self.indexes[shard]
         key, spans = index.keys[i], (index.records[i], index.texts[i])
         record, text = (None if span == ABSENT else self._read(shard, key, span, MAX_TEXT_BYTES) for span in spans)
-        return read_captions(key, record, text)
+        return read_captions(key, record, text, captioned=self.captioned)
 
     def _read(self, shard: int, key: str, span: Span, limit: int) -> bytes:
         offset, size = span

@@ -36,7 +36,9 @@ class Table:
         root: Path,
         background: Colour = WHITE,
         limits: ImageLimits = LIMITS,
+        captioned: bool = True,
     ) -> None:
+        self.captioned = captioned
         self.name = str(table)
         self.root = root
         self.background = background
@@ -78,14 +80,14 @@ class Table:
             fault = self._faults[position - len(self._names)]
             raise BadSample(fault.key, fault.reason, str(fault))  # one that is kept would keep every traceback
         key, records = self._keys[position], self._records[self._names[position]]
-        return key, *captions_from_record(key, _merged(records))
+        return key, *captions_from_record(key, _merged(records), captioned=self.captioned)
 
     def _add(self, row: Row) -> None:
         if isinstance(row, BadSample):
             self._faults.append(row)
             return
         image, caption = _column(row, IMAGE_COLUMNS), _column(row, CAPTION_COLUMNS)
-        if len(self) == 0 and (image is None or caption is None):
+        if len(self) == 0 and (image is None or (caption is None and self.captioned)):
             what, allowed = ("image", IMAGE_COLUMNS) if image is None else ("caption", CAPTION_COLUMNS)
             given = ", ".join(str(column) for column in row)
             raise PinxitError(f"{self.name} has no {what} column: it has {given}; allowed are {', '.join(allowed)}.")
@@ -98,12 +100,14 @@ class Table:
         if not isinstance(name, str) or not name:
             self._faults.append(BadSample(where, "no-picture", f"A row of {self.name} names no picture."))
             return
-        if caption is None:
+        if caption is None and self.captioned:
             self._faults.append(BadSample(where, "no-caption", f"The row of {self.name} for {name!r} has no caption."))
             return
         record = {str(column): value for column, value in row.items() if column not in (image, caption)}
-        kept = caption if caption.lower() in ("captions", *KINDS) else "caption"
-        self._records.setdefault(name, []).append({**record, kept: row[caption]})
+        if caption is not None:
+            kept = caption if caption.lower() in ("captions", *KINDS) else "caption"
+            record[kept] = row[caption]
+        self._records.setdefault(name, []).append(record)
 
 
 def _column(row: Mapping[str, Any], allowed: tuple[str, ...]) -> str | None:
@@ -123,9 +127,10 @@ def _merged(records: list[dict[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def open_table(path: Path, *, background: Colour = WHITE) -> Table:
+def open_table(path: Path, *, background: Colour = WHITE, captioned: bool = True) -> Table:
     """A `.csv`, `.tsv`, `.jsonl` or `.parquet` file with an image path column and a caption column."""
-    return Table(path, READERS[path.suffix.lower()](path), root=path.parent, background=background)
+    rows = READERS[path.suffix.lower()](path)
+    return Table(path, rows, root=path.parent, background=background, captioned=captioned)
 
 
 def open_coco(path: Path, images: Path, *, background: Colour = WHITE) -> Table:

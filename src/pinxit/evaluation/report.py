@@ -97,7 +97,7 @@ def evaluate(
     with watch("reading") as progress:
         samples, skipped = _read(pairs, n, picture_size(system), progress)
     pictures = [sample.image for sample in samples]
-    captions = [_caption(sample) for sample in samples]
+    captions = [_caption(sample) for sample in samples] if needs_captions(system) else []
     kept, reconstructions = fidelity(codec, pictures, load_eye(features)) if codec else (None, [])
     followed = None
     if isinstance(system, TokenSystem) and system.reads_texts and all("ask" in sample.meta for sample in samples):
@@ -131,6 +131,11 @@ def parts(system: System) -> tuple[Codec | None, CLIPSystem | None]:
         f"{system.name or 'A model'} of kind {system.kind} cannot be evaluated. What can: a codec, a CLIP, a "
         "system that draws tokens."
     )
+
+
+def needs_captions(system: System) -> bool:
+    """Whether anything that is measured of a system takes more than pictures."""
+    return parts(system)[1] is not None or (isinstance(system, TokenSystem) and system.reads_texts)
 
 
 def picture_size(system: System) -> int:

@@ -82,7 +82,14 @@ class Encoded:
 
     def beside(self, others: Encoded) -> Encoded:
         """These with others of the same pictures."""
+        if list(self.keys) == list(others.keys):
+            return replace(self, others=others)
         place = {key: position for position, key in enumerate(others.keys)}
+        if len(place) < len(others):
+            raise PinxitError(
+                "Several pictures have the same key, so it cannot be told whose codes belong together. Encode both "
+                "from the same source, with the same settings."
+            )
         if missing := [key for key in self.keys if key not in place]:
             raise PinxitError(
                 f"Of {len(self)} pictures {len(missing)} are not among the {len(others)} that were encoded a second "
@@ -247,4 +254,4 @@ def _part(folder: Path, number: int) -> Path:
 
 
 def _lines(part: Path) -> list[str]:
-    return (part / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    return (part / "samples.jsonl").read_text(encoding="utf-8").split("\n")[:-1]  # texts may hold other separators

@@ -7,7 +7,7 @@ Over one grid, as the prior of VQ-VAE, or over a coarse one and a finer one give
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -90,20 +90,20 @@ class GatedLayer(nn.Module):
 
     def __init__(self, width: int, kernel: int) -> None:
         super().__init__()
-        self.side, self.back = kernel // 2, kernel // 2
-        self.vertical = nn.Conv2d(width, 2 * width, (self.back + 1, kernel))
-        self.horizontal = nn.Conv2d(width, 2 * width, (1, self.back + 1))
+        self.reach = kernel // 2
+        self.vertical = nn.Conv2d(width, 2 * width, (self.reach + 1, kernel))
+        self.horizontal = nn.Conv2d(width, 2 * width, (1, self.reach + 1))
         self.link = nn.Conv2d(2 * width, 2 * width, 1)
         self.context = nn.Conv2d(width, 2 * width, 1)
         self.out = nn.Conv2d(width, width, 1)
 
     def down(self, padded: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Vertical features with `back` rows above and `side` columns about -> the next ones, what goes across."""
+        """Vertical features with `reach` rows above and columns about them -> the next ones, what goes across."""
         x = self.vertical(padded)
         return gate(x + context), self.link(x)
 
     def across(self, x: Tensor, padded: Tensor, from_above: Tensor, context: Tensor) -> Tensor:
-        """Horizontal features, the same with `back` columns on their left, and `down`'s -> the next ones."""
+        """Horizontal features, the same with `reach` columns on their left, and `down`'s -> the next ones."""
         out: Tensor = x + self.out(gate(self.horizontal(padded) + from_above + context))
         return out
 
@@ -119,9 +119,8 @@ class Level(nn.Module):
         self.condition_embedding = nn.Embedding(config.condition_vocabulary + config.condition_length, width)
         self.condition_out = nn.Sequential(Linear(width, width), nn.ReLU(), Linear(width, width))
         if given_coarse:
+            self.coarse_embedding = nn.Embedding(config.image_vocabulary, width)
             self.coarse = nn.Sequential(
-                nn.Embedding(config.image_vocabulary, width),
-                _Channels(),
                 *(layer for _ in range(2) for layer in (nn.Conv2d(width, width, 3, padding=1), nn.ReLU())),
                 nn.ConvTranspose2d(width, width, 4, stride=2, padding=1),
             )
@@ -132,14 +131,15 @@ class Level(nn.Module):
 
     def gated_layers(self) -> list[GatedLayer]:
         """The layers by their type."""
-        return [layer for layer in self.layers if isinstance(layer, GatedLayer)]
+        return cast("list[GatedLayer]", list(self.layers))
 
     def context(self, condition: Tensor, coarse: Tensor | None) -> Tensor:
         """Ids b l, and those of the coarser grid b n -> what every place is told, b d h w, or b d 1 1 of them all."""
         asked: Tensor = self.condition_out(self.condition_embedding(condition).mean(1))[:, :, None, None]
         if coarse is None:
             return asked
-        out: Tensor = asked + self.coarse(coarse.view(-1, self.grid // 2, self.grid // 2))
+        codes = self.coarse_embedding(coarse.view(-1, self.grid // 2, self.grid // 2)).permute(0, 3, 1, 2)
+        out: Tensor = asked + self.coarse(codes)
         return out
 
     def forward(self, ids: Tensor, context: Tensor) -> Tensor:
@@ -149,15 +149,10 @@ class Level(nn.Module):
         h = F.pad(codes, (1, 0))[..., :-1]
         for layer in self.gated_layers():
             told = layer.context(context)
-            v, from_above = layer.down(F.pad(v, (layer.side, layer.side, layer.back, 0)), told)
-            h = layer.across(h, F.pad(h, (layer.back, 0)), from_above, told)
+            v, from_above = layer.down(F.pad(v, (layer.reach, layer.reach, layer.reach, 0)), told)
+            h = layer.across(h, F.pad(h, (layer.reach, 0)), from_above, told)
         logits: Tensor = self.head(h)
         return logits.flatten(2).transpose(1, 2)
-
-
-class _Channels(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.permute(0, 3, 1, 2)
 
 
 class PixelCNN(nn.Module):
@@ -181,7 +176,7 @@ class PixelCNN(nn.Module):
 
     def each_level(self) -> list[Level]:
         """The levels by their type, coarsest first."""
-        return [level for level in self.levels if isinstance(level, Level)]
+        return cast("list[Level]", list(self.levels))
 
     def no_condition(self, rows: int) -> Tensor:
         """What stands for no condition, and guidance compares with: nothing but pads b l."""
@@ -237,9 +232,9 @@ class _Walk:
         self.told = [layer.context(context).expand(-1, -1, side, side) for layer in level.gated_layers()]
         width = level.embedding.embedding_dim
         self.above = [
-            context.new_zeros(rows, width, layer.back + side, side + 2 * layer.side) for layer in level.gated_layers()
+            context.new_zeros(rows, width, layer.reach + side, side + 2 * layer.reach) for layer in level.gated_layers()
         ]
-        self.left = [context.new_zeros(rows, width, 1, layer.back + side) for layer in level.gated_layers()]
+        self.left = [context.new_zeros(rows, width, 1, layer.reach + side) for layer in level.gated_layers()]
         self.from_above: list[Tensor] = []
         self.done = 0
 
@@ -261,8 +256,8 @@ class _Walk:
             v = self.level.embedding(ids[:, (row - 1) * side : row * side]).transpose(1, 2)[:, :, None]
         self.from_above = []
         for layer, told, above, left in zip(self.level.gated_layers(), self.told, self.above, self.left, strict=True):
-            above[:, :, layer.back + row, layer.side : layer.side + side] = v[:, :, 0]
-            v, across = layer.down(above[:, :, row : row + layer.back + 1], told[:, :, row : row + 1])
+            above[:, :, layer.reach + row, layer.reach : layer.reach + side] = v[:, :, 0]
+            v, across = layer.down(above[:, :, row : row + layer.reach + 1], told[:, :, row : row + 1])
             self.from_above.append(across)
             left.zero_()
 
@@ -273,10 +268,10 @@ class _Walk:
         for layer, told, left, from_above in zip(
             self.level.gated_layers(), self.told, self.left, self.from_above, strict=True
         ):
-            left[..., layer.back + column] = h[..., 0]
+            left[..., layer.reach + column] = h[..., 0]
             h = layer.across(
                 h,
-                left[..., column : column + layer.back + 1],
+                left[..., column : column + layer.reach + 1],
                 from_above[..., column : column + 1],
                 told[:, :, row : row + 1, column : column + 1],
             )

@@ -186,7 +186,9 @@ class TokenTransformer(nn.Module):
         if self.config.condition_vector is None:
             found: Tensor = self.condition_embedding(condition)
             return found
-        vectors = self.condition_input(condition).unflatten(1, (self.config.condition_length, -1))
+        vectors = self.condition_input(condition.to(self.condition_position.dtype)).unflatten(
+            1, (self.config.condition_length, -1)
+        )
         given = condition.any(1)[:, None, None]
         return torch.where(given, vectors, self.condition_embedding.weight.to(vectors.dtype))
 

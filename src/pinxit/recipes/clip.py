@@ -152,6 +152,7 @@ def clip() -> Recipe:
         training=TrainingConfig(steps=3_000, batch_size=256),
         learns_from=lambda recipe, context: context.pairs(recipe.data, recipe.model.vision.size),
         build=build,
+        captioned=True,
     )
 
 

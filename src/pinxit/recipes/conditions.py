@@ -19,6 +19,7 @@ from torch import Tensor
 from pinxit.checkpoints.files import read_config
 from pinxit.data.loader import Transform
 from pinxit.data.sample import BadSample, draw_caption
+from pinxit.data.views import VIEWS
 from pinxit.errors import PinxitError
 from pinxit.jobs.encode import Encoded, EncodedSample
 from pinxit.models.token_transformer import TokenTransformerConfig
@@ -105,16 +106,18 @@ class Asked:
 
 def asked_by(config: PriorConfig, data: Any, context: Context, training: Encoded, held: Encoded) -> Asked:
     """The conditions that a data config is for."""
+    if config.pad is not None and not isinstance(data, TextDataConfig):
+        raise PinxitError(f"model.pad={config.pad} is an id of a text, and this recipe has none. Leave it out.")
     if isinstance(data, TextDataConfig):
         return _texts(config, data, training, held)
     if isinstance(data, LabelDataConfig):
-        return _labels(config, data, training)
+        return _labels(config, data, training, held)
     if isinstance(data, EmbeddingDataConfig):
         return _embeddings(config, data, context, held)
     if isinstance(data, ViewDataConfig):
         return _views(config, data, context, held)
-    alone = Alone(config.condition_length)
-    nothing = torch.arange(config.condition_length).expand(PREVIEWS, -1)
+    alone = Alone(pad_per_position([[]], config.condition_length, 0)[0])
+    nothing = torch.from_numpy(alone.nothing).expand(PREVIEWS, -1)
     return Asked(replace(config, condition_vocabulary=0), alone, alone, nothing)
 
 
@@ -125,11 +128,11 @@ def asked_by(config: PriorConfig, data: Any, context: Context, training: Encoded
 class Alone:
     """An encoded sample -> `condition` l, which is nothing but pads, and `image` n."""
 
-    length: int
+    nothing: npt.NDArray[np.int64]
 
     def __call__(self, sample: EncodedSample, rng: np.random.Generator) -> dict[str, Any]:  # noqa: ARG002
         """Draws nothing."""
-        return {"condition": np.arange(self.length), "image": sample.codes}
+        return {"condition": self.nothing, "image": sample.codes}
 
 
 # Texts.
@@ -170,7 +173,7 @@ def _texts(config: PriorConfig, data: TextDataConfig, training: Encoded, held: E
 
 def _prompts(wanted: tuple[str, ...], held: Encoded) -> tuple[str, ...]:
     """For previews: those of the recipe, or captions of pictures held back."""
-    captions = (held.captions_at(i) for i in range(len(held)))
+    captions = (kinds for i in range(len(held)) if (kinds := held.captions_at(i)))
     return wanted or tuple(next(iter(kinds.values()))[0] for kinds in islice(captions, PREVIEWS)) or ("",)
 
 
@@ -187,7 +190,7 @@ class Labels:
 
     def __call__(self, sample: EncodedSample, rng: np.random.Generator) -> dict[str, Any]:
         """Leaves some out."""
-        name = str(sample.meta.get(self.label, ""))
+        name = str(sample.meta.get(self.label, "")).strip()
         if name not in self.names:
             raise BadSample(sample.key, "no-class", f"{sample.key!r} has no {self.label!r} that is a class.")
         place = len(self.names) if rng.random() < self.dropout else self.names.index(name)
@@ -198,14 +201,14 @@ MOST = 10_000
 """Classes. What has more different values is no class."""
 
 
-def _labels(config: PriorConfig, data: LabelDataConfig, training: Encoded) -> Asked:
-    told = [str(meta[data.label]) for meta in training.metas if data.label in meta]
+def _labels(config: PriorConfig, data: LabelDataConfig, training: Encoded, held: Encoded) -> Asked:
+    told = [name for meta in (*training.metas, *held.metas) if (name := str(meta.get(data.label, "")).strip())]
     names = tuple(sorted(set(told)))
     if not 1 < len(names) <= min(MOST, len(told) // 2):
         fields = ", ".join(sorted({name for meta in training.metas for name in meta})) or "nothing"
         raise PinxitError(
-            f"data.label={data.label} has {len(names)} different values in {len(training)} pictures, which makes no "
-            f"classes. The source says of its pictures: {fields}."
+            f"data.label={data.label} has {len(names)} different values in {len(training) + len(held)} pictures, which "
+            f"makes no classes. The source says of its pictures: {fields}."
         )
     plain = Labels(names, data.label)
     shown = (names * PREVIEWS)[:PREVIEWS]
@@ -256,8 +259,12 @@ def _embeddings(config: PriorConfig, data: EmbeddingDataConfig, context: Context
 
 def _views(config: PriorConfig, data: ViewDataConfig, context: Context, held: Encoded) -> Asked:
     made_from = read_config(context.part("views"))
+    if (view := made_from["source"]["recipe"].get("view")) is None:
+        raise PinxitError(
+            f"{context.part('views')} holds codes of whole pictures. Set views.view to {' or '.join(VIEWS)}."
+        )
     length = int(np.prod(made_from["shape"]))
-    plain = Given(np.arange(length) + made_from["codes"])
+    plain = Given(pad_per_position([[]], length, made_from["codes"])[0])
     shown = [
         torch.from_numpy(beside) for i in range(min(PREVIEWS, len(held))) if (beside := held[i].beside) is not None
     ]
@@ -266,5 +273,5 @@ def _views(config: PriorConfig, data: ViewDataConfig, context: Context, held: En
         replace(plain, dropout=data.view_dropout),
         plain,
         torch.stack(shown) if shown else torch.from_numpy(plain.nothing)[None],
-        said={"view": made_from["source"]["recipe"]["view"]},
+        said={"view": view},
     )

@@ -50,6 +50,7 @@ def dalle1_transformer(size: str = "small-64") -> Recipe:
         learns_from=lambda recipe, context: Encoded.load(context.part("tokens")),  # noqa: ARG005
         build=build_prior,
         needs=("tokens",),
+        captioned=True,
     )
 
 

@@ -23,6 +23,7 @@ class Pipeline:
 
     def done(self, context: Context) -> bool:
         """Whether every stage is, or is taken from elsewhere."""
+        context = self._seen(context)
         return all(
             name in context.parts or stage.done(replace(context, out=context.out / name))
             for name, stage in self.stages.items()
@@ -30,7 +31,7 @@ class Pipeline:
 
     def run(self, context: Context) -> None:
         """Runs what is neither done yet nor taken from elsewhere; says what was skipped and what comes next."""
-        names = list(self.stages)
+        context, names = self._seen(context), list(self.stages)
         known = [*names, *(part for stage in self.stages.values() for part in getattr(stage, "takes", ()))]
         for part in context.parts:
             if part not in known:
@@ -49,3 +50,10 @@ class Pipeline:
             context.world.say(f"{place}: {stage.summary}{following}")
             stage.run(inner)
             context.world.wait()
+
+    def _seen(self, context: Context) -> Context:
+        """All stages see the same pictures: those without captions only if none that is still to be made reads any."""
+        captioned = any(
+            getattr(stage, "captioned", False) for name, stage in self.stages.items() if name not in context.parts
+        )
+        return replace(context, captioned=captioned)

@@ -39,6 +39,7 @@ def prior(size: str = "small-64") -> Recipe:
         learns_from=lambda recipe, context: Encoded.load(context.part("tokens")),  # noqa: ARG005
         build=partial(build_prior, codec="codec"),
         needs=("tokens",),
+        captioned=True,
     )
 
 

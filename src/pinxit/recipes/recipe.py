@@ -99,13 +99,13 @@ class Context:
     world: World = field(default_factory=World)
     parts: Mapping[str, str] = field(default_factory=dict)
     accept_changes: bool = False
+    captioned: bool = False
+    """Whether pictures without captions are faults, because this stage or one to come learns from captions."""
 
     def pairs(self, data: DataConfig, size: int) -> Pairs:
-        """The pictures with captions that SRC names, less those to exclude.
-
-        Those that are drawn on the fly have `size` pixels a side.
-        """
-        return without(open_pairs(self.data, size=size, background=data.background), data.exclude)
+        """The pictures that SRC names, less those to exclude; what is drawn on the fly has `size` pixels a side."""
+        found = open_pairs(self.data, size=size, background=data.background, captioned=self.captioned)
+        return without(found, data.exclude)
 
     @property
     def source(self) -> str:
@@ -182,6 +182,8 @@ class Recipe:
     """The stages whose products this one learns from. If one of them was made anew, this one is no longer done."""
     takes: tuple[str, ...] = ()
     """Parts that `--part` may name beyond stages; they count as those do."""
+    captioned: bool = False
+    """Whether it learns from captions."""
 
     settings: ClassVar[tuple[str, ...]] = ("model", "objective", "data", "optimizer", "training", "licence")
 

@@ -25,6 +25,7 @@ from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig
 
 PARTS = ("codec", "clip", "transformer")
+TOKENS = TokensStage(name="taming-tokens", data=DataConfig(), encoder="codec")
 
 
 def taming_transformer(size: str = "small-64") -> Recipe:
@@ -43,6 +44,7 @@ def taming_transformer(size: str = "small-64") -> Recipe:
         learns_from=lambda recipe, context: Encoded.load(context.part("tokens")),  # noqa: ARG005
         build=partial(build_prior, codec="codec"),
         needs=("tokens",),
+        captioned=True,
     )
 
 
@@ -94,7 +96,7 @@ def taming() -> Pipeline:
         expected=UNMEASURED,
         stages={
             "codec": vqgan_recipe(),
-            "tokens": TokensStage(name="taming-tokens", data=DataConfig(), encoder="codec"),
+            "tokens": TOKENS,
             "clip": clip(),
             "transformer": taming_transformer(),
             "model": ModelStage(name="taming-model", kind="taming", parts=PARTS),
@@ -138,7 +140,7 @@ def taming_clip() -> Pipeline:
         "clip",
         "Taming transformers for CLIP's embeddings: learns from pictures' own, draws from those of texts.",
         EmbeddingDataConfig(),
-        {"clip": clip(), "embeddings": TokensStage(name="taming-embeddings", data=DataConfig(), encoder="clip")},
+        {"clip": clip(), "embeddings": replace(TOKENS, name="taming-embeddings", encoder="clip")},
         PARTS,
         condition_length=1,
     )
@@ -150,7 +152,7 @@ def taming_edges() -> Pipeline:
         "edges",
         "Taming transformers for another picture: its edges, itself at a low resolution, its lower half.",
         ViewDataConfig(),
-        {"views": TokensStage(name="taming-views", data=DataConfig(), encoder="codec", view="edges")},
+        {"views": replace(TOKENS, name="taming-views", view="edges")},
         ALONE,
     )
 
@@ -172,7 +174,7 @@ def _for(
         summary=summary,
         stages={
             "codec": whole.stages["codec"],
-            "tokens": whole.stages["tokens"],
+            "tokens": TOKENS,
             **before,
             "transformer": replace(
                 transformer,
@@ -182,6 +184,7 @@ def _for(
                 data=data,
                 learns_from=partial(_beside, given),
                 needs=("tokens", *given),
+                captioned=False,
             ),
             "model": ModelStage(name=f"taming-{condition}-model", kind="taming", parts=parts),
         },
@@ -223,7 +226,8 @@ def _tiny(whole: Pipeline) -> Pipeline:
         summary=f"The recipe {whole.name} at 32 pixels in a minute, for tests and first tries.",
         hardware="1 core",
         stages={
-            **{name: small.stages.get(name, stage) for name, stage in whole.stages.items()},
+            **whole.stages,
+            **{name: small.stages[name] for name in ("codec", "clip") if name in whole.stages},
             "transformer": replace(
                 tiny,
                 name=f"{transformer.name}-tiny",
@@ -232,8 +236,8 @@ def _tiny(whole: Pipeline) -> Pipeline:
                 data=replace(transformer.data, validation=64),
                 learns_from=transformer.learns_from,
                 needs=transformer.needs,
+                captioned=False,
             ),
-            "model": whole.stages["model"],
         },
     )
 

@@ -152,8 +152,9 @@ class TokensStage:
 
     def _pairs(self, context: Context) -> Pairs:
         folder = context.model(self.encoder)
-        size = read_size(folder) if self.encoder == "clip" else read_codec_config(folder).size
-        return context.pairs(self.data, size)
+        if self.encoder != "clip":
+            read_codec_config(folder)  # which refuses a CLIP that was given for the codec
+        return context.pairs(self.data, read_size(folder))
 
     def _said(self, context: Context, pairs: Pairs) -> dict[str, Any]:
         recipe = {"data": to_config(self.data), "moves": self.moves, "colours": self.colours}
@@ -218,8 +219,8 @@ class ModelStage:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Sampling settings that this model draws best with."""
     licence: str = "that of the training pictures"
-    card: str = "# DALL·E 1\n"
-    """The model's card, in Markdown."""
+    card: str | None = None
+    """The model's card, in Markdown; a plain one where there is none."""
     kind: str = "dalle1"
     """Of the system that the parts make."""
     parts: tuple[str, ...] = ("dvae", "clip", "transformer")
@@ -229,9 +230,10 @@ class ModelStage:
     settings: ClassVar[tuple[str, ...]] = ("defaults", "licence")
 
     def __post_init__(self) -> None:
+        known = [*DEFAULTS, *(["steps"] if self.kind == "maskgit" else [])]
         for name in self.defaults:
-            if name not in DEFAULTS:
-                raise unknown("sampling setting", name, DEFAULTS)
+            if name not in known:
+                raise unknown("sampling setting", name, known)
         check(1, 0, cast("Settings", self.defaults))
 
     def done(self, context: Context) -> bool:
@@ -241,7 +243,7 @@ class ModelStage:
             card = (context.out / "README.md").read_text(encoding="utf-8")
         except (PinxitError, OSError):
             return False
-        return {name: config.get(name) for name in said} == said and card == self.card
+        return {name: config.get(name) for name in said} == said and card == self._card(context)
 
     def run(self, context: Context) -> None:
         """Copies the parts."""
@@ -249,10 +251,16 @@ class ModelStage:
             folders = {part: context.model(part) for part in self.parts}
             with replace_folder(context.out) as partial:
                 write_config(partial, {"kind": self.kind, "parts": list(folders), **self._said(context)})
-                (partial / "README.md").write_text(self.card, encoding="utf-8")
+                (partial / "README.md").write_text(self._card(context), encoding="utf-8")
                 for part, folder in folders.items():
                     _copy_part(folder, partial / part)
         context.world.wait()
+
+    def _card(self, context: Context) -> str:
+        return self.card or (
+            f"# {self.name}\n\nA system of kind {self.kind} ({', '.join(self.parts)}), trained by pinxit from scratch "
+            f"on `{context.source}`. Licence of the weights: {self.licence}.\n"
+        )
 
     def _said(self, context: Context) -> dict[str, Any]:
         made_from = {part: context.fingerprint(part) for part in self.parts}

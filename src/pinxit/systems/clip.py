@@ -202,7 +202,7 @@ class Index:
     def pictures(self, matches: Sequence[Match]) -> list[Image.Image]:
         """The pictures of matches, read from the source again; refused where it is no longer the same."""
         try:
-            pairs = open_pairs(self.source)
+            pairs = open_pairs(self.source, captioned=False)
         except PinxitError as fault:
             raise PinxitError(
                 f"The pictures of the index, {self.source!r}, cannot be opened here. An index keeps their name and not "

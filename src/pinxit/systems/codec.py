@@ -124,7 +124,9 @@ class Codec(System):
         self.bf16 = bf16
         if compile:
             check_compiler(self.device)
-            for name in ("encode", "decode"):
+        for name in ("encode", "decode"):
+            self.network.__dict__.pop(name, None)  # what an earlier call compiled
+            if compile:
                 setattr(self.network, name, torch.compile(getattr(self.network, name), dynamic=False))
 
     @torch.inference_mode()

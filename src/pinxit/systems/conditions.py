@@ -45,18 +45,16 @@ class TextCondition:
 
 @dataclass(frozen=True)
 class LabelCondition:
-    """One of some classes, by its name; none in particular is `pad`, or an id after theirs."""
+    """One of some classes, by its name; none in particular is the id after theirs."""
 
     labels: tuple[str, ...]
-    pad: int | None = None
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """Names -> ids b 1."""
         for prompt in prompts:
             if prompt and prompt not in self.labels:
                 raise unknown("class", prompt, self.labels)
-        none = len(self.labels) if self.pad is None else self.pad
-        return torch.tensor([[self.labels.index(prompt) if prompt else none] for prompt in prompts])
+        return torch.tensor([[self.labels.index(prompt) if prompt else len(self.labels)] for prompt in prompts])
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class NoCondition:
         """Empty prompts -> pads b l."""
         if any(prompts):
             raise PinxitError('This model draws without a text. Give an empty prompt, "".')
-        return torch.arange(self.length).expand(len(prompts), -1)
+        return torch.from_numpy(pad_per_position([[]] * len(prompts), self.length, 0))
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,8 @@ class ViewCondition:
                 f"This model draws from the {NAMES[self.view]} of a picture. Give one: `pinxit translate`."
             )
         assert self.codec.codes is not None
-        return self.codec.codes + torch.arange(math.prod(self.codec.shape)).expand(len(prompts), -1)
+        length = math.prod(self.codec.shape)
+        return torch.from_numpy(pad_per_position([[]] * len(prompts), length, self.codec.codes))
 
     def of(self, image: Image.Image, *, as_it_is: bool = False) -> Tensor:
         """The codes 1 l of the view of a picture; of the picture itself where it is such a view already."""
@@ -121,7 +120,7 @@ def read_condition(folder: Path, config: PriorConfig, codec: Codec, clip: CLIPSy
         return TextCondition(tokenizer, config.condition_length, config.pad)
     said = read_config(folder)
     if labels := said.get("labels"):
-        return LabelCondition(tuple(labels), config.pad)
+        return LabelCondition(tuple(labels))
     if view := said.get("view"):
         if view not in VIEWS:
             raise unknown("view", str(view), VIEWS)

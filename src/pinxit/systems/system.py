@@ -152,8 +152,7 @@ class System(ABC):
         Worth it for many pictures: compiling takes a minute or so at the first. In bfloat16 numbers agree with those of
         float32 to two or three digits, so that a code may give way to a neighbour.
         """
-        if bf16 or compile:
-            raise PinxitError(f"{self.name or self.kind} computes in float32, as it is. Leave bf16 and compile out.")
+        raise PinxitError(f"{self.name or self.kind} computes in float32, as it is. Leave bf16 and compile out.")
 
     def lacks(self, capability: str) -> Unsupported:
         """The error for a capability that this system does not have."""
@@ -182,7 +181,8 @@ def load(
         raise unknown("system for checkpoints of kind", str(kind), KINDS)
     system = system_class(kind).from_checkpoint(found.folder, choose_device(device))
     system.name = found.name
-    system.quicken(bf16=bf16, compile=compile)
+    if bf16 or compile:
+        system.quicken(bf16=bf16, compile=compile)
     return system
 
 
@@ -227,8 +227,11 @@ def check(n: int, seed: int, settings: Settings) -> None:
         raise PinxitError(f"negative is {negative!r}; give a text.")
     if (steps := settings.get("steps")) is not None and not (_whole(steps) and steps >= 1):
         raise PinxitError(f"steps is {steps!r}; give a whole number of at least 1.")
-    if (size := settings.get("size")) is not None and not (len(size) == 2 and min(size) >= 1):
-        raise PinxitError(f"size is {size!r}; give width and height in pixels.")
+    if (size := settings.get("size")) is not None:
+        if not (isinstance(size, tuple | list) and len(size) == 2 and all(_whole(side) and side >= 1 for side in size)):
+            raise PinxitError(f"size is {size!r}; give width and height in pixels.")
+        if size[0] * size[1] > images.LIMITS.pixels:
+            raise PinxitError(f"size is {size[0]}x{size[1]}; give at most {images.LIMITS.pixels:,} pixels in all.")
 
 
 def _whole(value: Any) -> bool:

@@ -124,10 +124,13 @@ class TokenSystem(System):
 
         Which of these, the model has learnt. `as_it_is`: the picture is such a view, a drawing of edges say.
         """
+        if "translate" not in KINDS[self.kind].can:
+            raise self.lacks("translate")
         if not isinstance(self.condition, ViewCondition):
             raise PinxitError(f"{self.name or 'This model'} draws for prompts, not from pictures. Use `generate`.")
         condition = self.condition.of(image, as_it_is=as_it_is)
-        return self._paint("", n, seed, settings, progress, condition=condition)
+        pictures = self._paint("", n, seed, settings, progress, condition=condition)
+        return [replace(picture, settings={**picture.settings, "as_it_is": as_it_is}) for picture in pictures]
 
     def complete(
         self,
@@ -223,6 +226,8 @@ class TokenSystem(System):
         """Of the codes of a picture of width and height in pixels."""
         if size is None:
             return self.codec.shape
+        if len(self.codec.shape) != 2:
+            raise PinxitError(f"size is fixed for codes of several grids, which {self.name or 'this model'} draws.")
         pixels = self.codec.size // self.codec.grid[0]
         if min(size) < self.codec.size or any(side % pixels for side in size):
             raise PinxitError(
@@ -261,6 +266,8 @@ class TokenSystem(System):
         if chosen["rerank"] and self.clip is not None:
             scores = list(self.clip.score(images, prompt).flatten().tolist())
         kept = {name: value for name, value in chosen.items() if value is not None}
+        if self.codec.bf16:
+            kept["bf16"] = True
         pictures = [
             Picture(image, prompt, s, self.name, kept, score)
             for image, s, score in zip(images, seeds, scores, strict=True)
