@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pinxit.errors import unknown
-from pinxit.recipes import codecs, dalle1, dalle1_emoji, dalle1_paper, dalle1_scenes, igpt, palette, pixelcnn, taming
+from pinxit.recipes import (
+    codecs,
+    codecs_paper,
+    dalle1,
+    dalle1_emoji,
+    dalle1_paper,
+    dalle1_scenes,
+    igpt,
+    palette,
+    pixelcnn,
+    taming,
+)
 from pinxit.recipes.clip import clip, clip_tiny
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Recipe, Stage
@@ -27,6 +38,14 @@ RECIPES: dict[str, Callable[[], Recipe | Pipeline | Stage]] = {
     "vqgan-tiny": codecs.vqgan_tiny,
     "vqgan-gumbel": codecs.vqgan_gumbel,
     "vqgan-gumbel-tiny": codecs.vqgan_gumbel_tiny,
+    "kl-f8": codecs_paper.kl_f8,
+    "kl-f8-tiny": codecs_paper.kl_f8_tiny,
+    "vqvae-paper": codecs_paper.vqvae_paper,
+    "vqvae-paper-tiny": codecs_paper.vqvae_paper_tiny,
+    "vqvae2-paper": codecs_paper.vqvae2_paper,
+    "vqvae2-paper-tiny": codecs_paper.vqvae2_paper_tiny,
+    "vqgan-f16": codecs_paper.vqgan_f16,
+    "vqgan-f16-tiny": codecs_paper.vqgan_f16_tiny,
     "taming": taming.taming,
     "taming-tiny": taming.taming_tiny,
     "taming-class": taming.taming_class,
