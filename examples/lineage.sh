@@ -21,7 +21,6 @@ pinxit search "two red stars" --in "$out/pictures" --model "$out" -o "$out/found
 
 # The same over a VQGAN: one code after the other, all at once in eight steps, parts anew, a wide picture by a window.
 pinxit train taming-tiny --data scenes:2000 --out "$out/taming"
-pinxit train maskgit-tiny --data scenes:2000 --out "$out/maskgit" \
-    --part codec="$out/taming/codec" --part clip="$out/taming/clip"
+pinxit train maskgit-tiny --data scenes:2000 --out "$out/maskgit" --part codec="$out/taming/codec" --part clip="$out/taming/clip"
 pinxit generate "a red circle" --model "$out/maskgit" --steps 8 --seed 0 -n 4 -o "$out/at-once.png"
 pinxit generate "red circles" --model "$out/taming" --size 128x32 --seed 0 -n 4 -o "$out/wide.png"

@@ -222,7 +222,11 @@ def kl(size: str = "small-64") -> Recipe:
         hours=None,
         model=vae.SIZES[size],
         objective=CodecObjectiveConfig(
-            GaussianConfig(kl_weight=1e-6), distortion="l1", perceptual=1.0, adversary=ADVERSARY, discriminator=SMALL
+            GaussianConfig(kl_weight=1e-6),
+            distortion="l1",
+            perceptual=BY_CLIP,
+            adversary=ADVERSARY,
+            discriminator=SMALL,
         ),
     )
 
@@ -263,6 +267,8 @@ def vqvae2_tiny() -> Recipe:
     return _tiny(vqvae2("tiny-32-2"))
 
 
+BY_CLIP = 0.2
+"""The weight of the distance by a CLIP, which is blind to hatching. At 1, as LPIPS has it, surfaces show some."""
 ADVERSARY = AdversaryConfig(start=5_000, alone=500, warmup=1_500, most=1.0)
 SMALL = DiscriminatorConfig(width=32, layers=2)
 
@@ -276,7 +282,7 @@ def vqgan_recipe(size: str = "small-64") -> Recipe:
         hours=None,
         model=vqgan.SIZES[size],
         objective=CodecObjectiveConfig(
-            NearestConfig(), distortion="l1", perceptual=1.0, adversary=ADVERSARY, discriminator=SMALL
+            NearestConfig(), distortion="l1", perceptual=BY_CLIP, adversary=ADVERSARY, discriminator=SMALL
         ),
     )
 
