@@ -7,7 +7,6 @@ pinxit generate "a red apple" --model runs/maskgit --steps 8
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -167,7 +166,7 @@ def _for(
 ) -> Pipeline:
     """The pipeline for another condition than texts; `before` are the stages that it needs besides."""
     whole, transformer = taming(), taming_transformer()
-    given = [name for name in ("embeddings", "views") if name in before]
+    beside = next((name for name in ("embeddings", "views") if name in before), None)
     return replace(
         whole,
         name=f"taming-{condition}",
@@ -182,8 +181,8 @@ def _for(
                 summary=f"The transformer of {condition} conditions to the codes of a VQGAN.",
                 model=replace(transformer.model, **model),
                 data=data,
-                learns_from=partial(_beside, given),
-                needs=("tokens", *given),
+                learns_from=partial(_codes, beside),
+                needs=("tokens",) if beside is None else ("tokens", beside),
                 captioned=False,
             ),
             "model": ModelStage(name=f"taming-{condition}-model", kind="taming", parts=parts),
@@ -191,12 +190,10 @@ def _for(
     )
 
 
-def _beside(names: Sequence[str], recipe: Recipe, context: Context) -> Encoded:  # noqa: ARG001
+def _codes(beside: str | None, recipe: Recipe, context: Context) -> Encoded:  # noqa: ARG001
     """The codes, with those of another stage beside them."""
     encoded = Encoded.load(context.part("tokens"))
-    for name in names:
-        encoded = encoded.beside(Encoded.load(context.part(name)))
-    return encoded
+    return encoded if beside is None else encoded.beside(Encoded.load(context.part(beside)))
 
 
 def taming_class_tiny() -> Pipeline:
