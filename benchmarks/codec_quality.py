@@ -2,17 +2,16 @@
 
     python benchmarks/codec_quality.py --data TRAIN --test TEST --minutes 8 --out runs/codecs
 
-Each recipe is first run for a few steps with all that it ever has switched on, which tells how many steps fit into the
-minutes; its milestones (the discriminator's start, the end of annealing) are moved in proportion. Repeating the command
-goes on where it stopped. Writes results.json, reconstructions.png (the same 8 pictures through each) and curve.png (the
-likeness on held-back pictures as the discriminator starts) into OUT.
+Each recipe is first run for a few steps, which tells how many fit into the minutes; those that a discriminator joins
+are run with it and without. Milestones (the discriminator's start, the end of annealing) are moved in proportion.
+Repeating the command goes on where it stopped. Writes results.json, reconstructions.png (the same 8 pictures through
+each) and curve.png (the likeness on held-back pictures as the discriminator starts) into OUT.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from equal_minutes import PACE, Training, sheet
 from PIL import Image, ImageDraw, ImageFont
 
 import pinxit
@@ -33,8 +33,6 @@ from pinxit.systems.codec import Codec
 
 NAMES = ("palette", "vae", "kl", "vqvae", "vqvae2", "dalle1-dvae", "vqgan", "vqgan-gumbel")
 SIZE = 64
-PACE = 40
-"""Steps that tell the pace; the first half of them warms up."""
 
 
 def recipe_of(name: str) -> Recipe:
@@ -51,6 +49,7 @@ def milestones(name: str, steps: int) -> list[str]:
     found: dict[str, int] = {}
     if isinstance(recipe.objective.adversary, AdversaryConfig):
         found |= {f"adversary.{key}": getattr(recipe.objective.adversary, key) for key in ("start", "alone", "warmup")}
+        found["perceptual_start"] = recipe.objective.perceptual_start
     bottleneck = recipe.objective.bottleneck
     if isinstance(bottleneck, GumbelConfig):
         found |= {f"bottleneck.{key}": getattr(bottleneck, key) for key in ("kl_warmup", "anneal", "continuous")}
@@ -61,29 +60,28 @@ def milestones(name: str, steps: int) -> list[str]:
     return [f"objective.{key}={max(1, round(value * share)) if value else 0}" for key, value in found.items()]
 
 
-def train(name: str, given: argparse.Namespace, out: Path, settings: list[str]) -> float:
-    """`pinxit train` in processes of its own; the seconds it took."""
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(given.processes), "-m", "pinxit"]
-    command = [sys.executable, *(launch if given.processes > 1 else ["-m", "pinxit"]), "train", name]
-    command += ["--data", given.data, "--out", str(out), *(part for setting in settings for part in ("--set", setting))]
-    threads = max(1, (os.cpu_count() or 1) // given.processes)
-    start = time.monotonic()
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
-    return time.monotonic() - start
+def seconds_a_step(name: str, given: argparse.Namespace, late: bool) -> float:
+    """With all that comes `late` from the first step on, or without it."""
+    settings, recipe = [], recipe_of(name)
+    if recipe.objective.adversary:
+        names = ("perceptual_start", "adversary.start", "adversary.alone", "adversary.warmup")
+        settings = [f"objective.{key}={0 if late else PACE}" for key in names]
+    out = given.out / "pace" / f"{name}-{'late' if late else 'early'}"
+    return training(given).seconds_a_sample(name, out, settings) * recipe.training.batch_size
+
+
+def training(given: argparse.Namespace) -> Training:
+    """How all are trained."""
+    return Training(given.data, given.processes)
 
 
 def steps_in(name: str, given: argparse.Namespace) -> int:
     """How many steps of a recipe fit into the minutes."""
-    out = given.out / "pace" / name
-    log = out / "log.jsonl"
-    if not log.exists() or len(log.read_text().splitlines()) < 2:
-        settings = [f"training.steps={PACE}", f"training.log_every={PACE // 2}", "data.validation=0"]
-        if recipe_of(name).objective.adversary:
-            settings += [f"objective.adversary.{key}=0" for key in ("start", "alone", "warmup")]
-        train(name, given, out, settings)
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    rate = [row["samples_per_second"] for row in rows if "samples_per_second" in row][-1]
-    return int(given.minutes * 60 * rate / recipe_of(name).training.batch_size)
+    recipe, early = recipe_of(name), seconds_a_step(name, given, late=False)
+    if not recipe.objective.adversary:
+        return int(given.minutes * 60 / early)
+    share = recipe.objective.adversary.start / recipe.training.steps
+    return int(given.minutes * 60 / (share * early + (1 - share) * seconds_a_step(name, given, late=True)))
 
 
 def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
@@ -103,10 +101,10 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
         steps = steps_in(name, given)
         settings = [
             f"training.steps={steps}",
-            f"training.validate_every={max(1, steps // 40)}",
+            f"training.validate_every={max(1, steps // 30)}",
             *milestones(name, steps),
         ]
-    seconds = train(name, given, out, settings)
+    seconds = training(given).run(name, out, settings)
     told = out / "fidelity.json"
     command = [sys.executable, "-m", "pinxit", "evaluate", str(out), "--data", given.test, "--json", str(told)]
     subprocess.run(command, check=True)
@@ -135,20 +133,6 @@ def speed(folder: Path) -> float:
             codec.autoencoder.decode(codec.autoencoder.encode(pixels))
             rounds += 1
     return rounds * len(pixels) / (time.monotonic() - start)
-
-
-def sheet(rows: list[tuple[str, list[Image.Image]]], side: int = 128) -> Image.Image:
-    """Labelled rows of pictures."""
-    left, gap = 110, 6
-    whole = Image.new("RGB", (left + len(rows[0][1]) * (side + gap), len(rows) * (side + gap)), "white")
-    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(15)
-    for y, (label, pictures) in enumerate(rows):
-        pen.text((6, y * (side + gap) + side // 2 - 8), label, "black", font)
-        for x, picture in enumerate(pictures):
-            whole.paste(
-                picture.resize((side, side), Image.Resampling.LANCZOS), (left + x * (side + gap), y * (side + gap))
-            )
-    return whole
 
 
 def curve(log: Path, start: float, wide: int = 640, high: int = 260) -> Image.Image:

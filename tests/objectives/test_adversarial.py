@@ -94,7 +94,9 @@ def test_the_discriminator_learns_to_tell_by_the_hinge() -> None:
     objective = made(AdversaryConfig(start=0, alone=1_000))
     objective({"pixels": PIXELS}, "codec", 0)
     fake = objective._made[0]
+    torch.manual_seed(1)
     loss, numbers = objective({"pixels": PIXELS}, "discriminator", 0)
+    torch.manual_seed(1)
     real, made_up = objective.discriminator(PIXELS), objective.discriminator(fake)
     torch.testing.assert_close(loss, 0.5 * (F.relu(1 - real).mean() + F.relu(1 + made_up).mean()))
     torch.testing.assert_close(numbers["real"], real.mean())
@@ -118,6 +120,24 @@ def test_several_parts_of_a_batch_are_judged_in_their_order() -> None:
     for part in parts:
         objective({"pixels": part}, "discriminator", 0)
     assert not objective._made
+
+
+def test_in_training_no_place_is_looked_at_more_than_others() -> None:
+    """What it says of a plain grey picture has no pattern, taken over many looks, as it has without moving."""
+    torch.manual_seed(0)
+    network = Discriminator(DiscriminatorConfig(width=8, layers=2))
+    pixels = torch.zeros(2, 3, 32, 32, requires_grad=True)
+
+    def said(looks: int) -> Tensor:
+        total = torch.zeros(16, 16)
+        for _ in range(looks):
+            (push,) = torch.autograd.grad(network(pixels).mean(), pixels)
+            total += push[0].mean(0)[8:24, 8:24] / looks
+        return total
+
+    moving = said(300)
+    network.eval()
+    assert moving.std() < said(1).std() / 4
 
 
 def test_a_published_discriminator_judges_squares_of_seventy_pixels() -> None:

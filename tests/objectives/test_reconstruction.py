@@ -4,14 +4,15 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pinxit.errors import PinxitError
 from pinxit.models.dvae import DVAE, DVAEConfig
+from pinxit.models.vqvae import SIZES, VQVAE
 from pinxit.nn.logit_laplace import negative_log_likelihood
 from pinxit.nn.quantizers import CosineCodes, gumbel_softmax, uniform_divergence
 from pinxit.nn.similarity import psnr, ssim
-from pinxit.objectives.bottlenecks import Gumbel, GumbelConfig, ramp
+from pinxit.objectives.bottlenecks import Gumbel, GumbelConfig, NearestConfig, ramp
 from pinxit.objectives.reconstruction import Reconstruction, ReconstructionConfig
 
 COSINE = DVAEConfig(size=32, codes=64, widths=(32, 64), blocks=1, vector=8, cosine=True, patch=4)
@@ -314,3 +315,28 @@ def test_the_checkpoint_holds_the_network_and_no_examples() -> None:
     objective = objective_of(PLAIN, COSINE, 4)
     assert list(objective.networks()) == ["dvae"]
     assert "examples" not in objective.state_dict()
+
+
+# The learnt distance
+
+
+class Darker(nn.Module):
+    """Any distance: how much darker the second is."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a - b).mean((1, 2, 3))
+
+
+def test_the_learnt_distance_counts_from_its_start() -> None:
+    torch.manual_seed(4)
+    config = ReconstructionConfig(NearestConfig(), distortion="l1", perceptual=0.5, perceptual_start=3)
+    objective = Reconstruction("vqvae", VQVAE(SIZES["tiny-32"]), config, torch.empty(0), Darker())
+    pixels = pictures(2)
+    for step, counts in ((2, False), (3, True)):
+        torch.manual_seed(0)
+        made = objective.reconstruct(pixels, step)
+        plain = (made.pixels - pixels).abs().mean()
+        expected = plain + 0.5 * (made.pixels - pixels).mean() if counts else plain
+        assert ("perceptual" in made.numbers) == counts
+        torch.testing.assert_close(made.distortion, expected)
+    assert "perceptual" in objective.validate({"pixels": pixels}, 0)

@@ -70,7 +70,14 @@ def test_a_run_that_was_cut_goes_on_to_the_same_weights(name: str, tmp_path: Pat
     whole = hasty(name)
     cut = replace(whole, training=replace(whole.training, steps=3))
     # The schedule knows the steps: a constant rate makes the first half of the whole the same as the cut.
-    cut, whole = (replace(each, optimizer=replace(each.optimizer, schedule="constant")) for each in (cut, whole))
+    cut, whole = (
+        replace(
+            each,
+            optimizer=replace(each.optimizer, schedule="constant"),
+            turns={turn: replace(how, schedule="constant") for turn, how in each.turns.items()},
+        )
+        for each in (cut, whole)
+    )
     cut.run(Context("scenes:80", tmp_path / "cut"))
     whole.run(Context("scenes:80", tmp_path / "cut"))
     whole.run(Context("scenes:80", tmp_path / "uncut"))

@@ -365,6 +365,17 @@ def test_each_turn_moves_its_own_parameters(tmp_path: Path) -> None:
     run(tmp_path / "cut", TwoTurns(), steps=8)
 
 
+def test_a_turn_may_learn_at_a_rate_of_its_own(tmp_path: Path) -> None:
+    plain, slow = TwoTurns(), TwoTurns()
+    slow.load_state_dict(plain.state_dict())
+    start = plain.rival.weight.item()
+    run(tmp_path / "plain", plain, steps=2)
+    run(tmp_path / "slow", slow, steps=2, turns={"pull": replace(OPTIMIZER, lr=OPTIMIZER.lr / 10)})
+    moved, crept = (abs(objective.rival.weight.item() - start) for objective in (plain, slow))
+    assert crept == pytest.approx(moved / 10, rel=0.1)
+    assert slow.net.weight.item() == pytest.approx(plain.net.weight.item(), abs=1e-3)
+
+
 def test_accumulation_changes_nothing_but_memory(tmp_path: Path) -> None:
     finals = []
     for parts in (1, 4):

@@ -85,6 +85,7 @@ def run(
     objective: Objective | None = None,
     world: World | None = None,
     optimizer: OptimizerConfig = OPTIMIZER,
+    turns: Mapping[str, OptimizerConfig] | None = None,
     **changes: Any,
 ) -> Objective:
     """Trains the toy in `out`, from where it was; returns the objective."""
@@ -103,5 +104,6 @@ def run(
         save_model=save_model,
         validation=held_back,
         world=world,
+        turns=turns,
     )
     return objective

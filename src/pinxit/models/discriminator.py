@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 
@@ -29,6 +30,7 @@ class Discriminator(nn.Module):
             layers += [nn.Conv2d(a, b, 4, stride=stride, padding=1, bias=False), nn.BatchNorm2d(b), nn.LeakyReLU(0.2)]
         layers.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
         super().__init__()
+        self.stride = 2**config.layers
         self.layers = nn.Sequential(*layers)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -38,6 +40,14 @@ class Discriminator(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels b 3 h w in [-1, 1] -> b 1 h' w'."""
+        """Pixels b 3 h w in [-1, 1] -> b 1 h' w'.
+
+        Strided convolutions look at some pixels more than at others. In training all are moved by as much as a random
+        place below the stride: a codec would learn the pattern otherwise, as a hatch.
+        """
+        if self.training:
+            h, w = (side - self.stride for side in pixels.shape[2:])
+            down, right = torch.randint(self.stride, (2,)).tolist()
+            pixels = pixels[..., down : down + h, right : right + w]
         logits: Tensor = self.layers(pixels)
         return logits

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from pinxit.models.autoencoder import Bottleneck
 from pinxit.nn.convolution import Decoder, Encoder, PyramidConfig
-from pinxit.nn.quantizers import Codebook, DirectCodes
+from pinxit.nn.quantizers import Codebook, CosineCodes, DirectCodes
 
-Quantizer = Literal["nearest", "cosine", "gumbel"]
+Quantizer = Literal["nearest", "cosine", "gumbel", "gumbel-cosine"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class VQGANConfig:
     dimensions: int
     """d, of the code vectors. Few keep more codes in use."""
     quantizer: Quantizer = "nearest"
-    """Codes are the nearest vectors, those of the nearest direction, or the likeliest of free logits."""
+    """Codes are the nearest vectors, those of the nearest direction, or the likeliest: of free logits as published, or
+    of cosines with few-dimensional directions, which stay in use however short the training."""
 
     @property
     def size(self) -> int:
@@ -78,6 +79,18 @@ SIZES = {
 }
 
 
+def quantizer(config: VQGANConfig) -> Codebook | DirectCodes | CosineCodes:
+    """What tells codes from features of d channels."""
+    d = config.dimensions
+    match config.quantizer:
+        case "nearest" | "cosine":
+            return Codebook(config.codes, d, cosine=config.quantizer == "cosine")
+        case "gumbel":
+            return DirectCodes(d, config.codes, d)
+        case "gumbel-cosine":
+            return CosineCodes(d, config.codes, d)
+
+
 class VQGAN(nn.Module):
     """Picture -> a code at every place of a grid -> picture."""
 
@@ -87,11 +100,7 @@ class VQGAN(nn.Module):
         latent, d = config.pyramid.latent, config.dimensions
         self.encoder = Encoder(config.pyramid, latent)
         self.to_vectors = nn.Conv2d(latent, d, 1)
-        self.quantizer: Codebook | DirectCodes = (
-            DirectCodes(d, config.codes, d)
-            if config.quantizer == "gumbel"
-            else Codebook(config.codes, d, cosine=config.quantizer == "cosine")
-        )
+        self.quantizer = quantizer(config)
         self.from_vectors = nn.Conv2d(d, latent, 1)
         self.decoder = Decoder(config.pyramid)
 
@@ -145,7 +154,7 @@ class VQGAN(nn.Module):
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels b 3 h w in [-1, 1] -> ids, int64 b h' w'."""
         features = self.features(pixels)
-        if isinstance(self.quantizer, DirectCodes):
+        if isinstance(self.quantizer, DirectCodes | CosineCodes):
             return self.quantizer.logits(features).argmax(1)
         return self.quantizer.nearest(features)
 

@@ -32,6 +32,8 @@ class ReconstructionConfig:
     the likeliest variance (the optimal sigma-VAE of Rybkin et al. 2021) or logit-Laplace (Ramesh et al. 2021)."""
     perceptual: float = 0.0
     """The weight of a learnt distance, beside it."""
+    perceptual_start: int = 0
+    """Steps before that counts: early ones are a third faster without, and about where things are."""
     least_log_scale: float = -8.0
     """Floor of the logit-Laplace's log scale: flat areas would otherwise be worth any certainty."""
 
@@ -111,7 +113,7 @@ class Reconstruction(Objective):
         made = self.codec.to_pixels(output)
         distortion = self._distortion(output.float(), pixels)
         numbers |= {"distortion": distortion.detach(), "psnr": psnr(made.detach(), pixels).mean()}
-        if self.distance is not None:
+        if self.distance is not None and step >= self.config.perceptual_start:
             far = self.distance(made, pixels).mean()
             numbers["perceptual"] = far.detach()
             distortion = distortion + self.config.perceptual * far

@@ -184,13 +184,15 @@ class Recipe:
     """Parts that `--part` may name beyond stages; they count as those do."""
     captioned: bool = False
     """Whether it learns from captions."""
+    turns: Mapping[str, OptimizerConfig] = field(default_factory=dict)
+    """Of the objective, that learn otherwise than by `optimizer`."""
 
-    settings: ClassVar[tuple[str, ...]] = ("model", "objective", "data", "optimizer", "training", "licence")
+    settings: ClassVar[tuple[str, ...]] = ("model", "objective", "data", "optimizer", "turns", "training", "licence")
 
     def resolved(self) -> dict[str, Any]:
         """The name and every setting, as JSON can hold them."""
         groups = {name: getattr(self, name) for name in self.settings}
-        return {"name": self.name, **{name: to_config(group) for name, group in groups.items() if group is not None}}
+        return {"name": self.name, **{name: to_config(group) for name, group in groups.items() if group}}
 
     def done(self, context: Context) -> bool:
         """Whether `context.out` holds the finished model of this very recipe, from this source and these parts."""
@@ -278,6 +280,7 @@ class Recipe:
             validation=run.validation,
             begin=begin,
             world=world,
+            turns=self.turns,
         )
 
 

@@ -106,12 +106,14 @@ def train(
     validation: Callable[[], Iterable[Batch]] | None = None,
     begin: Callable[[], None] | None = None,
     world: World | None = None,
+    turns: Mapping[str, OptimizerConfig] | None = None,
 ) -> None:
     """Trains up to `training.steps`, from the newest state in `out` if there is one, and writes `out/model`.
 
     `batches` yields this process's `batch_size / accumulate / world.size` samples at a time. `begin` is called once the
-    state is known to fit, before anything is written. Raises `Stopped` after a
-    signal, with the run saved, and PinxitError for a loss or gradient that is not finite.
+    state is known to fit, before anything is written. `turns` are those of the objective that learn otherwise than by
+    `optimizer`. Raises `Stopped` after a signal, with the run saved, and PinxitError for a loss or gradient that is not
+    finite.
     """
     # The networks, and what moves with them.
     world = world or World()
@@ -121,9 +123,8 @@ def train(
     if training.channels_last:
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     moved = {turn: [value for _, value in objective.parameters_of(turn)] for turn in objective.turns}
-    optimizers = {
-        turn: make_optimizers(objective, objective.parameters_of(turn), optimizer) for turn in objective.turns
-    }
+    learns = {turn: (turns or {}).get(turn, optimizer) for turn in objective.turns}
+    optimizers = {turn: make_optimizers(objective, objective.parameters_of(turn), how) for turn, how in learns.items()}
     average = Average(objective.networks(), training.ema_decay)
     mixed = autocast(training.precision, world.device)
 
@@ -148,7 +149,7 @@ def train(
             # The step's randomness, which depends on the seed and the place alone; its data; its learning rate.
             seed_torch(step_seed(training.seed, step, world.rank), world.device)
             parts = [to_device(next(stream), world.device, training.channels_last) for _ in range(training.accumulate)]
-            lr = learning_rate(optimizer, step, training.steps)
+            rates = {turn: learning_rate(how, step, training.steps) for turn, how in learns.items()}
 
             # Loss, gradient and step, for each turn.
             for turn in objective.turns:
@@ -161,10 +162,10 @@ def train(
                             loss, numbers = wrapped(part, turn, step)
                         (loss / len(parts)).backward()
                     meter.add(label, {**numbers, "loss": loss})
-                norm = clip_grad_norm_(moved[turn], optimizer.clip or math.inf)
+                norm = clip_grad_norm_(moved[turn], learns[turn].clip or math.inf)
                 meter.add(label, {"gradient_norm": norm})
                 meter.watch(step, {f"{label}loss": loss, f"{label}gradient_norm": norm})
-                set_learning_rate(optimizers[turn], lr)
+                set_learning_rate(optimizers[turn], rates[turn])
                 for each in optimizers[turn]:
                     each.step()
             objective.after_step(step)
@@ -179,7 +180,7 @@ def train(
 
             # What there is to tell and to look at, with the averaged weights.
             if logs:
-                progress.numbers(step, {**meter.means(world), "lr": lr})
+                progress.numbers(step, {**meter.means(world), "lr": rates[objective.turns[0]]})
             if validation and due(training.validate_every, step):
                 with progress.aside(), average.in_place(), mixed:
                     metrics = validate(objective, validation(), step, training, world)

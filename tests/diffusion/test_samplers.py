@@ -1,0 +1,200 @@
+"""Samplers on distributions whose denoisers are known: the right moments, the order of accuracy, the way back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+import torch
+from tests.diffusion.toys import GAUSSIAN, TWO, Mixture
+from torch import Tensor
+
+from pinxit.diffusion import samplers
+from pinxit.diffusion.levels import CLEAN, Denoised, Denoiser, Level
+from pinxit.diffusion.samplers import Step, last
+from pinxit.diffusion.schedules import (
+    EDM,
+    Discrete,
+    DiscreteConfig,
+    EDMConfig,
+    Flow,
+    FlowConfig,
+    Schedule,
+)
+from pinxit.errors import PinxitError
+
+Sampler = Callable[[Denoiser, Tensor, Sequence[Level]], Iterator[Step]]
+
+SCHEDULES: dict[str, Schedule] = {
+    "linear": Discrete(DiscreteConfig("linear")),
+    "cosine": Discrete(DiscreteConfig("cosine")),
+    "zero terminal": Discrete(DiscreteConfig("scaled-linear", zero_terminal_snr=True)),
+    "edm": EDM(EDMConfig()),
+    "flow": Flow(FlowConfig()),
+}
+CERTAIN: dict[str, Sampler] = {
+    "ddim": samplers.ddim,
+    "plms": samplers.plms,
+    "heun": samplers.heun,
+    "dpm_solver": samplers.dpm_solver,
+}
+RANDOM: dict[str, Sampler] = {
+    "ancestral": samplers.ancestral,
+    "ancestral, large": lambda *walk: samplers.ancestral(*walk, variance="large"),
+    "ddim, eta 1": lambda *walk: samplers.ddim(*walk, eta=1.0),
+    "dpm_solver, random": lambda *walk: samplers.dpm_solver(*walk, random=True),
+}
+
+
+def start(count: int, levels: Sequence[Level]) -> Tensor:
+    """Noise, b 1, double."""
+    return torch.randn(count, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * levels[0].sigma
+
+
+FROM_PURE_NOISE = ("flow", "zero terminal")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "sampler"),
+    [
+        (schedule, sampler)
+        for schedule in SCHEDULES
+        for sampler in (*CERTAIN, *RANDOM)
+        if not (sampler == "plms" and schedule in FROM_PURE_NOISE)
+    ],
+)
+def test_moments_of_a_mixture(schedule: str, sampler: str) -> None:
+    levels = SCHEDULES[schedule].levels(400)
+    made = last({**CERTAIN, **RANDOM}[sampler](TWO.denoise, start(5_000, levels), levels))
+    right = made > 0
+    assert right.double().mean().item() == pytest.approx(0.5, abs=0.03)
+    assert made[right].mean().item() == pytest.approx(0.6, abs=0.02)
+    assert made[right].std().item() == pytest.approx(0.1, abs=0.02)
+
+
+def exact(mixture: Mixture, x: Tensor, level: Level, to: Level) -> Tensor:
+    """Where the probability-flow ODE takes x of a Gaussian: each stays at its quantile."""
+    mean, std = mixture.means[0], mixture.std
+    before = math.hypot(level.alpha * std, level.sigma)
+    after = math.hypot(to.alpha * std, to.sigma)
+    return to.alpha * mean + (x - level.alpha * mean) * after / before
+
+
+@pytest.mark.parametrize(("sampler", "order"), [("ddim", 1), ("heun", 2), ("dpm_solver", 2), ("plms", 2)])
+def test_order_of_accuracy(sampler: str, order: int) -> None:
+    """Twice as many steps, 2^order times as near; PLMS starts with steps of order 2."""
+
+    def error(steps: int) -> float:
+        ratios = torch.linspace(math.log(20.0), math.log(0.5), steps + 1).exp().tolist()
+        levels = [SCHEDULES["edm"].by_ratio(ratio) for ratio in ratios]
+        x = torch.tensor([[-8.0], [1.0], [25.0]], dtype=torch.float64)
+        made = last(CERTAIN[sampler](GAUSSIAN.denoise, x, levels))
+        return (made - exact(GAUSSIAN, x, levels[0], levels[-1])).abs().max().item()
+
+    coarse, fine = error(80), error(160)
+    assert math.log2(coarse / fine) > order - 0.25
+
+
+def test_euler_is_ddim() -> None:
+    levels = SCHEDULES["cosine"].levels(20)
+    x = start(10, levels)
+    euler = last(samplers.heun(TWO.denoise, x, levels, correct=False))
+    assert torch.allclose(euler, last(samplers.ddim(TWO.denoise, x, levels)), atol=1e-12)
+
+
+def test_churn_keeps_the_distribution() -> None:
+    schedule = SCHEDULES["edm"]
+    levels = schedule.levels(60)
+    walk = samplers.heun(TWO.denoise, start(20_000, levels), levels, churn=20.0, by_ratio=schedule.by_ratio)
+    made = last(walk)
+    assert made[made > 0].mean().item() == pytest.approx(0.6, abs=0.02)
+    assert made[made > 0].std().item() == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "edm", "flow"])
+def test_there_and_back(schedule: str) -> None:
+    """Refined, the way up meets the way down; without, it comes nearer with more steps."""
+    levels = [level for level in SCHEDULES[schedule].levels(50) if level.alpha > 0.02]
+    x = torch.linspace(-0.8, 0.8, 9, dtype=torch.float64)[:, None]
+
+    def far(levels: Sequence[Level], refine: int) -> float:
+        noise = last(samplers.invert(GAUSSIAN.denoise, x, levels, refine=refine))
+        return (last(samplers.ddim(GAUSSIAN.denoise, noise, levels)) - x).abs().max().item()
+
+    plain = far(levels, 0)
+    assert far(levels, 30) < min(1e-6, plain / 100)
+    more = [level for level in SCHEDULES[schedule].levels(400) if level.alpha > 0.02]
+    assert far(more, 0) < plain / 3
+
+
+@pytest.mark.parametrize("schedule", FROM_PURE_NOISE)
+def test_plms_needs_a_little_of_the_picture(schedule: str) -> None:
+    levels = SCHEDULES[schedule].levels(10)
+    with pytest.raises(PinxitError, match="pure noise"):
+        last(samplers.plms(TWO.denoise, start(3, levels), levels))
+
+
+def test_variance_in_between() -> None:
+    """A learnt share of -1 is the small variance, of 1 the large."""
+    levels = SCHEDULES["cosine"].levels(10)
+    x = start(50, levels)
+
+    def learnt(share: float) -> Denoiser:
+        def denoise(x: Tensor, level: Level) -> Denoised:
+            return Denoised(TWO.denoise(x, level).x0, torch.full_like(x, share))
+
+        return denoise
+
+    for share, name in ((-1.0, "small"), (1.0, "large")):
+        torch.manual_seed(1)
+        a = last(samplers.ancestral(learnt(share), x, levels, variance="learned"))
+        torch.manual_seed(1)
+        b = last(samplers.ancestral(TWO.denoise, x, levels, variance=name))  # type: ignore[arg-type]
+        assert torch.allclose(a, b, atol=1e-9)
+    with pytest.raises(PinxitError, match="tells none"):
+        last(samplers.ancestral(TWO.denoise, x, levels, variance="learned"))
+
+
+def test_whoever_asks_no_further_has_stopped() -> None:
+    asked: list[Level] = []
+
+    def counting(x: Tensor, level: Level) -> Denoised:
+        asked.append(level)
+        return TWO.denoise(x, level)
+
+    levels = SCHEDULES["cosine"].levels(10)
+    walk = samplers.ddim(counting, start(4, levels), levels)
+    steps = [next(walk) for _ in range(3)]
+    assert len(asked) == 3
+    assert [step.level for step in steps] == levels[1:4]
+    assert steps[0].x0.shape == (4, 1)
+
+
+def test_each_ends_clean() -> None:
+    levels = SCHEDULES["cosine"].levels(5)
+    for sampler in (*CERTAIN.values(), *RANDOM.values()):
+        steps = list(sampler(TWO.denoise, start(3, levels), levels))
+        assert steps[-1].level == CLEAN
+        assert len(steps) == 5
+        assert torch.isfinite(steps[-1].x).all()
+
+
+@pytest.mark.parametrize("repeats", [1, 4])
+def test_repaint_keeps_what_is_known(repeats: int) -> None:
+    """Where two values are alike, the known one pulls the other to its side; more so when both are gone over again."""
+
+    def alike(x: Tensor, level: Level) -> Denoised:
+        """Two values that are always the same: both noisy ones tell of it."""
+        pooled = x.mean(1, keepdim=True)
+        less = Level(level.alpha, level.sigma / math.sqrt(2), level.time)
+        return Denoised(TWO.denoise(pooled, less).x0.expand_as(x))
+
+    levels = SCHEDULES["cosine"].levels(50)
+    x = torch.randn(2_000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    known, mask = torch.full_like(x, 0.6), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    torch.manual_seed(2)
+    made = last(samplers.repaint(alike, x, levels, known=known, mask=mask, repeats=repeats))
+    assert torch.equal(made[:, 0], known[:, 0])
+    agree = (made[:, 1] > 0).double().mean().item()
+    assert agree > (0.75 if repeats == 1 else 0.95)
