@@ -23,7 +23,7 @@ from equal_minutes import PACE, Training, sheet
 from PIL import Image, ImageDraw, ImageFont
 
 import pinxit
-from pinxit.data.images import fit
+from pinxit.data.images import fit, to_tensor
 from pinxit.data.pairs import open_pairs
 from pinxit.objectives.adversarial import AdversaryConfig
 from pinxit.objectives.bottlenecks import GaussianConfig, GumbelConfig, NearestConfig
@@ -33,6 +33,8 @@ from pinxit.systems.codec import Codec
 
 NAMES = ("palette", "vae", "kl", "vqvae", "vqvae2", "dalle1-dvae", "vqgan", "vqgan-gumbel")
 SIZE = 64
+NUMBERS = {"bits_per_pixel": 3, "psnr": 2, "ssim": 3, "perceptual": 4, "feature_distance": 4}
+"""Columns of the table, and how many digits they have."""
 
 
 def recipe_of(name: str) -> Recipe:
@@ -135,6 +137,18 @@ def speed(folder: Path) -> float:
     return rounds * len(pixels) / (time.monotonic() - start)
 
 
+def fine_detail(codec: Codec, pictures: list[Image.Image]) -> float:
+    """The energy of brightness between 2 and 4 pixels a wave, as a share of the pictures' own: less is blur."""
+
+    def energy(images: list[Image.Image]) -> float:
+        grey = torch.stack([to_tensor(image).mean(0) for image in images])
+        waves = torch.fft.rfft2(grey).abs().square()
+        rate = torch.hypot(torch.fft.fftfreq(SIZE)[:, None], torch.fft.rfftfreq(SIZE)[None])
+        return float(waves[:, (rate >= 1 / 4) & (rate < 1 / 2)].mean())
+
+    return energy(codec.reconstruct(pictures)) / energy(pictures)
+
+
 def curve(log: Path, start: float, wide: int = 640, high: int = 260) -> Image.Image:
     """PSNR on held-back pictures over the steps; a line marks the discriminator's first word."""
     rows = [json.loads(line) for line in log.read_text().splitlines()]
@@ -168,24 +182,34 @@ def main() -> None:
     given = parser.parse_args()
 
     results = [measure(name, given) for name in given.only]
-    (given.out / "results.json").write_text(json.dumps(results, indent=2))
     pairs = open_pairs(given.test, size=SIZE)
-    pictures = [fit(pairs[i * len(pairs) // 8].image, SIZE) for i in range(8)]
-    rows = [("", pictures)]
-    rows += [(name, pinxit.load(given.out / name, "cpu").reconstruct(pictures)) for name in given.only]
+    many = [fit(pairs[i * len(pairs) // 256].image, SIZE) for i in range(256)]
+    rows = [("", many[::32])]
+    for result in results:
+        codec = pinxit.load(given.out / result["name"], "cpu")
+        assert isinstance(codec, Codec)
+        rows.append((result["name"], codec.reconstruct(many[::32])))
+        result["fine_detail"] = fine_detail(codec, many)
     sheet(rows).save(given.out / "reconstructions.png")
+    (given.out / "results.json").write_text(json.dumps(results, indent=2))
     if "vqgan" in given.only:
         adversary = json.loads((given.out / "vqgan" / "recipe.json").read_text())["recipe"]["objective"]["adversary"]
         curve(given.out / "vqgan" / "log.jsonl", adversary["start"] + adversary["alone"]).save(given.out / "curve.png")
-    print("| codec | bits per pixel | PSNR | SSIM | perceptual | features | codes used | images/s | steps |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| codec | bits per pixel | PSNR | SSIM | perceptual | features | fine detail | codes used | images/s | steps |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for row in results:
         used = "" if row["codes_used"] is None else f"{row['codes_used']:.0%} of {row['codes']:,}"
-        print(
-            f"| {row['name']} | {row['bits_per_pixel']:.3f} | {row['psnr']:.2f} | {row['ssim']:.3f} "
-            f"| {row['perceptual']:.4f} | {row['feature_distance']:.4f} | {used} | {row['images_per_second']:.0f} "
-            f"| {row['steps'] or ''} |"
-        )
+        cells = [
+            row["name"],
+            *(f"{row[key]:.{digits}f}" for key, digits in NUMBERS.items()),
+            f"{row['fine_detail']:.0%}",
+            used,
+            f"{row['images_per_second']:.0f}",
+            row["steps"] or "",
+        ]
+        print("|", " | ".join(map(str, cells)), "|")
 
 
 if __name__ == "__main__":

@@ -260,6 +260,12 @@ class Inner:
 
 
 @dataclass(frozen=True)
+class Like:
+    depth: int = 1
+    spread: float = 0.0
+
+
+@dataclass(frozen=True)
 class Outer:
     width: int
     inner: Inner
@@ -268,13 +274,16 @@ class Outer:
     size: tuple[int, int] | None = None
     other: Inner | None = None
     weights: dict[str, float] = field(default_factory=dict)
+    either: Inner | Like = Like()
 
 
 def test_config_round_trip() -> None:
-    config = Outer(3, Inner(2, ("row", "full")), 0.5, "b", (4, 5), Inner(1), {"alt": 0.5})
+    config = Outer(3, Inner(2, ("row", "full")), 0.5, "b", (4, 5), Inner(1), {"alt": 0.5}, Inner(3))
     held = json.loads(json.dumps(to_config(config)))
     assert from_config(Outer, held) == config
     assert from_config(Outer, {"width": 3, "inner": {"depth": 2}}) == Outer(3, Inner(2))
+    like = Outer(3, Inner(2), either=Like(4, 0.5))
+    assert from_config(Outer, json.loads(json.dumps(to_config(like)))) == like
 
 
 @pytest.mark.parametrize(
@@ -283,6 +292,7 @@ def test_config_round_trip() -> None:
         ({"widht": 1}, r"no setting of Outer 'widht'\. Did you mean 'width'\?"),
         ({"inner": {"depth": 1, "deph": 2}}, r"no setting of Inner 'inner\.deph'\. Did you mean 'inner\.depth'\?"),
         ({"other": {"depth": 1, "x": 2}}, r"no setting of Inner 'other\.x'"),
+        ({"either": {"depth": 1, "x": 2}}, r"no setting of Inner 'either\.x'"),
         ({"inner": {}}, r"Outer: inner\.depth: .*required"),
         ({"width": "3"}, r"Outer: width: .*integer \(given: '3'\)"),
         ({"width": 3.5}, r"Outer: width"),

@@ -222,11 +222,20 @@ def from_config(cls: type[T], mapping: Mapping[str, Any]) -> T:
 
 def _refuse_unknown(cls: Any, mapping: Any, path: str) -> None:
     """Pydantic lets unknown keys of a standard dataclass pass; a config must not."""
-    if not (dataclasses.is_dataclass(cls) and isinstance(cls, type)):
-        for option in typing.get_args(cls) if typing.get_origin(cls) in (typing.Union, types.UnionType) else ():
-            _refuse_unknown(option, mapping, path)
-        return
     if not isinstance(mapping, Mapping):
+        return
+    if not (dataclasses.is_dataclass(cls) and isinstance(cls, type)):
+        options = typing.get_args(cls) if typing.get_origin(cls) in (typing.Union, types.UnionType) else ()
+        refused: list[PinxitError] = []
+        for option in filter(dataclasses.is_dataclass, options):
+            try:
+                _refuse_unknown(option, mapping, path)
+            except PinxitError as error:
+                refused.append(error)
+            else:
+                return
+        if refused:
+            raise refused[0]
         return
     hints = typing.get_type_hints(cls)
     fields = {field.name for field in dataclasses.fields(cls) if field.init}

@@ -50,18 +50,20 @@ class Cache:
 class Attention(nn.Module):
     """Scaled dot-product attention with several heads (Vaswani et al. 2017, section 3.2).
 
-    Queries come from `x`; keys and values from `context`, or from `x` where there is none.
+    Queries come from `x`; keys and values from `context`, or from `x` where there is none. Where both are `joined`,
+    those of the context stand before those of `x` (Nichol et al. 2021, section 2.1).
     """
 
-    def __init__(self, width: int, heads: int, *, context_width: int | None = None) -> None:
+    def __init__(self, width: int, heads: int, *, context_width: int | None = None, joined: bool = False) -> None:
         super().__init__()
         if heads < 1 or width < heads or width % heads:
             raise PinxitError(f"A width of {width} does not divide into {heads} heads: choose a multiple.")
         self.heads = heads
-        if context_width is None:
+        if context_width is None or joined:
             self.query_key_value = Linear(width, 3 * width)
         else:
             self.query = Linear(width, width)
+        if context_width is not None:
             self.key_value = Linear(context_width, 2 * width)
         self.out = Linear(width, width)
 
@@ -86,8 +88,12 @@ class Attention(nn.Module):
         if context is None:
             q, k, v = split(self.query_key_value(x), self.heads)
         else:
-            q = self.query(x).view(b, n, self.heads, d // self.heads).transpose(1, 2)
             k, v = self.key_value(context).view(b, context.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+            if hasattr(self, "query"):
+                q = self.query(x).view(b, n, self.heads, d // self.heads).transpose(1, 2)
+            else:
+                q, own_k, own_v = split(self.query_key_value(x), self.heads)
+                k, v = torch.cat([k, own_k], 2), torch.cat([v, own_v], 2)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
         y = attend(q, k, v, mask, causal)

@@ -1,0 +1,195 @@
+"""A U-Net with all that tells it what to draw: DDPM, ADM and GLIDE by what their configs leave out.
+
+Ho et al. 2020; Dhariwal and Nichol 2021; Nichol et al. 2021.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pinxit.diffusion.process import ProcessConfig
+from pinxit.diffusion.schedules import DiscreteConfig
+from pinxit.errors import PinxitError
+from pinxit.models.text_encoder import TextEncoder, TextEncoderConfig
+from pinxit.models.unet import Guide, UNet, UNetConfig
+from pinxit.nn.linear import Linear
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """The U-Net, the process it knows, and what it can be asked for."""
+
+    unet: UNetConfig
+    process: ProcessConfig
+    classes: int | None = None
+    """How many there are; the id after the last is none in particular."""
+    text: TextEncoderConfig | None = None
+    low: int | None = None
+    """Side of the small picture that it enlarges."""
+    known: bool = False
+    """Whether it can be shown a part of the picture, and where that is."""
+
+    def __post_init__(self) -> None:
+        wanted = {
+            "beside": 3 * bool(self.low) + 4 * self.known,
+            "tokens": self.text.width if self.text else None,
+            "outputs": self.unet.inputs * (1 + self.process.learned_variance),
+        }
+        for name, value in wanted.items():
+            if getattr(self.unet, name) != value:
+                raise PinxitError(f"unet.{name}={getattr(self.unet, name)} does not go with the rest: give {value}.")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What pictures are to show: one value for all that a denoiser may be asked for, each of b."""
+
+    labels: Tensor | None = None
+    """Classes, int64 b."""
+    ids: Tensor | None = None
+    """Texts, int64 b l."""
+    low: Tensor | None = None
+    """Small pictures, b 3 h' w' in [-1, 1]."""
+    known: Tensor | None = None
+    """Pictures of which a part is known, b 3 h w in [-1, 1]."""
+    mask: Tensor | None = None
+    """b 1 h w: 1 where they are known."""
+
+    def joined(self, other: Asked) -> Asked:
+        """A batch of both, the other's after these."""
+        both = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
+        return Asked(**{name: torch.cat(pair) for name, pair in both.items() if pair[0] is not None})
+
+    def rows(self, start: int, end: int) -> Asked:
+        """Some of the batch."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Asked(**{name: value[start:end] for name, value in values.items() if value is not None})
+
+    def to(self, device: torch.device) -> Asked:
+        """The same on a device."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value.to(device) for name, value in values.items() if value is not None})
+
+
+class Denoiser(nn.Module):
+    """Noisy pictures, their times and what was asked -> what the process wants to be told."""
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__()
+        self.config = config
+        told = config.unet.told
+        self.unet = UNet(config.unet)
+        self.labels = nn.Embedding(config.classes, told) if config.classes else None
+        if config.text:
+            self.text = TextEncoder(config.text)
+            self.text_to_time = Linear(config.text.width, told)
+
+    def forward(self, x: Tensor, times: Tensor, asked: Asked) -> Tensor:
+        """Noisy values b c h w, times b of a thousand -> b outputs h w."""
+        return self.drawing(x, times, self.guide(asked))
+
+    def drawing(self, x: Tensor, times: Tensor, guide: Guide) -> Tensor:
+        """The same for what `guide` has made of the asked, which sampling does once."""
+        out: Tensor = self.unet(x, times, guide)
+        return out
+
+    def guide(self, asked: Asked) -> Guide:
+        """What the U-Net is told."""
+        added: Tensor | None = None
+        tokens: Tensor | None = None
+        if self.labels is not None and asked.labels is not None:
+            some = asked.labels < self.labels.num_embeddings
+            added = self.labels(asked.labels * some) * some[:, None]
+        if self.config.text:
+            assert asked.ids is not None
+            tokens = self.text(asked.ids)
+            added = self.text_to_time(tokens[:, -1])
+        return Guide(added, tokens, self._beside(asked))
+
+    def _beside(self, asked: Asked) -> Tensor | None:
+        """What is known, blanked where it is not, and where it is; then the enlarged small picture."""
+        beside: list[Tensor] = []
+        if self.config.known and asked.known is not None:
+            assert asked.mask is not None
+            beside += [asked.known * asked.mask, asked.mask]
+        if self.config.low:
+            assert asked.low is not None
+            size = [side * self.config.unet.size // self.config.low for side in asked.low.shape[2:]]
+            low = F.interpolate(asked.low, size, mode="bilinear")
+            if self.config.known and not beside:
+                beside.append(low.new_zeros(len(low), 4, *size))
+            beside.append(low)
+        return torch.cat(beside, 1) if beside else None
+
+
+def _adm(
+    size: int,
+    channels: int,
+    multipliers: tuple[float, ...],
+    *,
+    blocks: int = 2,
+    betas: Literal["linear", "cosine"] = "linear",
+    attention: tuple[int, ...] = (32, 16, 8),
+    heads: int | None = None,
+    low: int | None = None,
+    dropout: float = 0.0,
+    classes: int | None = 1_000,
+) -> DenoiserConfig:
+    return DenoiserConfig(
+        UNetConfig(
+            size,
+            channels,
+            multipliers,
+            blocks,
+            attention,
+            heads=heads,
+            outputs=6,
+            beside=3 * bool(low),
+            dropout=dropout,
+        ),
+        ProcessConfig(DiscreteConfig(betas), learned_variance=True),
+        classes=classes,
+        low=low,
+    )
+
+
+def _glide(size: int, multipliers: tuple[float, ...], blocks: int, *, low: int | None, known: bool) -> DenoiserConfig:
+    text = TextEncoderConfig(vocabulary=50_257, length=128, width=512, depth=16, heads=8)
+    return DenoiserConfig(
+        UNetConfig(
+            size,
+            192,
+            multipliers,
+            blocks,
+            (32, 16, 8),
+            outputs=6,
+            beside=3 * bool(low) + 4 * known,
+            tokens=text.width,
+        ),
+        ProcessConfig(DiscreteConfig("linear" if low else "cosine"), learned_variance=True),
+        text=text,
+        low=low,
+        known=known,
+    )
+
+
+SIZES = {
+    # Published: guided-diffusion's.
+    "adm-64": _adm(64, 192, (1, 2, 3, 4), blocks=3, betas="cosine", dropout=0.1),
+    "adm-128": _adm(128, 256, (1, 1, 2, 3, 4), heads=4),
+    "adm-256": _adm(256, 256, (1, 1, 2, 2, 4, 4)),
+    "adm-256-unconditional": _adm(256, 256, (1, 1, 2, 2, 4, 4), classes=None),
+    "adm-512": _adm(512, 256, (0.5, 1, 1, 2, 2, 4, 4)),
+    "adm-64-to-256": _adm(256, 192, (1, 1, 2, 2, 4, 4), heads=4, low=64),
+    "adm-128-to-512": _adm(512, 192, (1, 1, 2, 2, 4, 4), attention=(32, 16), low=128),
+    # Published: glide-text2im's.
+    "glide-base": _glide(64, (1, 2, 3, 4), 3, low=None, known=False),
+    "glide-upsample": _glide(256, (1, 1, 2, 2, 4, 4), 2, low=64, known=False),
+    "glide-base-inpaint": _glide(64, (1, 2, 3, 4), 3, low=None, known=True),
+    "glide-upsample-inpaint": _glide(256, (1, 1, 2, 2, 4, 4), 2, low=64, known=True),
+}

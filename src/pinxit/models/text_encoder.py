@@ -1,0 +1,41 @@
+"""GLIDE's transformer over the tokens of a text (Nichol et al. 2021, section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pinxit.nn.transformer import Transformer, initialize_residual
+
+
+@dataclass(frozen=True)
+class TextEncoderConfig:
+    """Its shape."""
+
+    vocabulary: int
+    """Ids of a text; those above are the pads of each position."""
+    length: int
+    width: int
+    depth: int
+    heads: int
+
+
+class TextEncoder(nn.Module):
+    """Every token looks at every other, pads among them, each of which has a vector of its own."""
+
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(config.vocabulary + config.length, config.width)
+        self.positions = nn.Parameter(torch.empty(config.length, config.width))
+        self.transformer = Transformer(config.width, config.depth, config.heads)
+        self.norm = nn.LayerNorm(config.width)
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        nn.init.normal_(self.positions, std=0.01)
+        initialize_residual(self.transformer)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids b l -> b l w; the last one stands for the whole text."""
+        out: Tensor = self.norm(self.transformer(self.tokens(ids) + self.positions))
+        return out

@@ -1,0 +1,145 @@
+"""Our denoiser beside guided-diffusion's and GLIDE's: their equations and names, through the converter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.parity.guided import LENGTH, TEXTS, Theirs
+from torch import Tensor
+
+from pinxit.checkpoints import from_guided
+from pinxit.checkpoints.files import from_config, to_config
+from pinxit.errors import PinxitError
+from pinxit.models.denoiser import SIZES, Asked, Denoiser, DenoiserConfig
+
+SMALL: dict[str, Any] = {
+    "num_channels": 32,
+    "num_res_blocks": 1,
+    "channel_mult": "1,2,2",
+    "attention_resolutions": "16,8",
+    "num_heads": 2,
+    "num_head_channels": -1,
+    "use_scale_shift_norm": True,
+    "resblock_updown": True,
+    "learn_sigma": True,
+}
+PUBLISHED = {
+    "adm-64": 295_904_454,
+    "adm-128": 421_529_606,
+    "adm-256": 553_838_086,
+    "adm-256-unconditional": 552_814_086,
+    "adm-512": 558_997_638,
+    "adm-64-to-256": 311_795_910,
+    "adm-128-to-512": 308_835_270,
+    "glide-base": 385_030_726,
+    "glide-upsample": 398_361_286,
+    "glide-base-inpaint": 385_037_638,
+    "glide-upsample-inpaint": 398_368_198,
+}
+TIMES = torch.tensor([13, 700])
+
+
+def random(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def ours(theirs: Theirs) -> Denoiser:
+    config, state = from_guided.denoiser(theirs.state, theirs.flags)
+    network = Denoiser(from_config(DenoiserConfig, to_config(config)))
+    network.load_state_dict(state)
+    return network.eval()
+
+
+@torch.no_grad()
+def agrees(theirs: Theirs, asked: Asked, **told: Any) -> None:
+    x = random(2, 3, 32, 32)
+    expected = theirs(x, TIMES, **told)
+    assert expected.std() > 0.1
+    assert from_guided.is_denoiser(theirs.state)
+    torch.testing.assert_close(ours(theirs)(x, TIMES, asked), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("new_order", [False, True])
+@pytest.mark.parametrize("block_changes", [False, True])
+@pytest.mark.parametrize("scale_shift", [False, True])
+def test_guided_diffusion(new_order: bool, block_changes: bool, scale_shift: bool) -> None:
+    flags = {
+        "use_new_attention_order": new_order,
+        "resblock_updown": block_changes,
+        "use_scale_shift_norm": scale_shift,
+    }
+    labels = torch.tensor([1, 4])
+    agrees(Theirs({**SMALL, **flags, "image_size": 32, "class_cond": True}), Asked(labels=labels), labels=labels)
+
+
+def test_its_upsampler() -> None:
+    low = random(2, 3, 8, 8, seed=2)
+    large = F.interpolate(low, (32, 32), mode="bilinear")
+    agrees(Theirs({**SMALL, "large_size": 32, "small_size": 8}), Asked(low=low), beside=(large,))
+
+
+@pytest.mark.parametrize("upsamples", [False, True])
+@pytest.mark.parametrize("inpaints", [False, True])
+def test_glide(upsamples: bool, inpaints: bool) -> None:
+    sizes = {"large_size": 32, "small_size": 8} if upsamples else {"image_size": 32}
+    ids = torch.randint(TEXTS, (2, LENGTH), generator=torch.Generator().manual_seed(3))
+    mask = torch.arange(LENGTH) < torch.tensor([[3], [LENGTH]])
+    asked: dict[str, Tensor] = {"ids": torch.where(mask, ids, TEXTS + torch.arange(LENGTH))}
+    beside: list[Tensor] = []
+    if inpaints:
+        known, shown = random(2, 3, 32, 32, seed=4), (random(2, 1, 32, 32, seed=5) > 0).float()
+        asked |= {"known": known, "mask": shown}
+        beside += [known * shown, shown]
+    if upsamples:
+        asked["low"] = random(2, 3, 8, 8, seed=2)
+        beside.append(F.interpolate(asked["low"], (32, 32), mode="bilinear"))
+    theirs = Theirs({**SMALL, **sizes, "text_ctx": LENGTH, "xf_heads": 4})
+    agrees(theirs, Asked(**asked), ids=ids, mask=mask, beside=tuple(beside))
+
+
+def test_nothing_known_is_nothing_shown() -> None:
+    theirs = Theirs({**SMALL, "image_size": 32})
+    with torch.no_grad():
+        x = random(2, 3, 32, 32)
+        expected = theirs(x, TIMES, beside=(torch.zeros(2, 4, 32, 32),))
+        torch.testing.assert_close(ours(theirs)(x, TIMES, Asked()), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_published_sizes(name: str) -> None:
+    with torch.device("meta"):
+        network = Denoiser(SIZES[name])
+    assert sum(value.numel() for value in network.parameters()) == PUBLISHED[name]
+
+
+def test_published_weights_need_no_flags() -> None:
+    """By their number; what comes out is as large as ours."""
+    flags = {**SMALL, "image_size": 64, "num_channels": 192, "num_res_blocks": 3, "channel_mult": "1,2,3,4"}
+    theirs = Theirs({**flags, "attention_resolutions": "32,16,8", "class_cond": True})
+    with torch.device("meta"):
+        theirs.generator = None  # type: ignore[assignment]
+        theirs(torch.zeros(1, 3, 64, 64), torch.zeros(1), labels=torch.zeros(1, dtype=torch.int64))
+    state = {name: value for name, value in theirs.state.items() if name != "label_emb.weight"}
+    state["label_emb.weight"] = torch.zeros(1_000, 768, device="meta")
+    config, converted = from_guided.denoiser(state, None)
+    assert config == SIZES["adm-64"]
+    with torch.device("meta"):
+        wanted = Denoiser(config).state_dict()
+    assert {name: value.shape for name, value in converted.items()} == {n: v.shape for n, v in wanted.items()}
+
+
+def test_others_have_to_tell_their_flags() -> None:
+    theirs = Theirs({**SMALL, "image_size": 32})
+    theirs(random(1, 3, 32, 32), TIMES[:1])
+    with pytest.raises(PinxitError, match="Put a yaml of the flags of training"):
+        from_guided.denoiser(theirs.state, None)
+    for flag, value, message in (
+        ("num_head_channels", 32, "num_head_channels=32"),
+        ("diffusion_steps", 4000, "rescale_timesteps=true"),
+        ("channel_mult", "", "channel_mult is needed"),
+    ):
+        with pytest.raises(PinxitError, match=message):
+            from_guided.denoiser(theirs.state, {**theirs.flags, flag: value})
