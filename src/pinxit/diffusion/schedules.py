@@ -25,8 +25,8 @@ FAST27 = (10, 10, 3, 2, 2)
 class Schedule(Protocol):
     """Times, and how noisy each is."""
 
-    def draw(self, count: int) -> Tensor:
-        """Times to learn from, `count`, from torch's global generator."""
+    def times(self, shares: Tensor) -> Tensor:
+        """Shares b from 0 to 1, of what is learnt from, least noise first -> times b."""
 
     def at(self, times: Tensor) -> tuple[Tensor, Tensor]:
         """Times b -> alpha and sigma, b each, float32."""
@@ -73,9 +73,9 @@ class Discrete:
     def _table(self) -> Tensor:
         return torch.from_numpy(np.stack([np.sqrt(self.kept), np.sqrt(1 - self.kept)])).float()
 
-    def draw(self, count: int) -> Tensor:
+    def times(self, shares: Tensor) -> Tensor:
         """Each level alike, int64."""
-        return torch.randint(self.config.steps, (count,))
+        return (shares * self.config.steps).long().clamp_max(self.config.steps - 1)
 
     def at(self, times: Tensor) -> tuple[Tensor, Tensor]:
         """By the table."""
@@ -193,9 +193,10 @@ class EDM:
     def __init__(self, config: EDMConfig) -> None:
         self.config = config
 
-    def draw(self, count: int) -> Tensor:
+    def times(self, shares: Tensor) -> Tensor:
         """Normal."""
-        return torch.randn(count) * self.config.std + self.config.mean
+        times: Tensor = torch.special.ndtri(shares.clamp(1e-5, 1 - 1e-5)) * self.config.std + self.config.mean
+        return times
 
     def at(self, times: Tensor) -> tuple[Tensor, Tensor]:
         """1 and sigma."""
@@ -233,11 +234,12 @@ class Flow:
     def __init__(self, config: FlowConfig) -> None:
         self.config = config
 
-    def draw(self, count: int) -> Tensor:
+    def times(self, shares: Tensor) -> Tensor:
         """Logit-normal or even."""
         if not self.config.std:
-            return torch.rand(count)
-        return (torch.randn(count) * self.config.std + self.config.mean).sigmoid()
+            return shares
+        logits: Tensor = torch.special.ndtri(shares.clamp(1e-5, 1 - 1e-5)) * self.config.std + self.config.mean
+        return logits.sigmoid()
 
     def at(self, times: Tensor) -> tuple[Tensor, Tensor]:
         """1 - t and t."""
@@ -262,6 +264,11 @@ class Flow:
 
 
 ScheduleConfig = DiscreteConfig | EDMConfig | FlowConfig
+
+
+def draw_shares(count: int, device: torch.device | None = None) -> Tensor:
+    """One from each of `count` equal parts of 0 to 1, from torch's global generator: less chance than all alike."""
+    return (torch.arange(count, device=device) + torch.rand(count, device=device)) / count
 
 
 def schedule(config: ScheduleConfig) -> Schedule:

@@ -1,0 +1,158 @@
+"""Telling noise from pictures (Ho et al. 2020, equation 14), and the variance of steps (Nichol and Dhariwal 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from pinxit.diffusion.likelihood import Bound
+from pinxit.diffusion.process import Process, ProcessConfig, Weighting, spread
+from pinxit.diffusion.schedules import Discrete, draw_shares
+from pinxit.errors import PinxitError
+from pinxit.models.denoiser import Asked
+from pinxit.objectives.objective import Batch, Numbers, Objective
+
+SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Of the noise that is learnt from, least first: where validation tells the loss."""
+
+
+@dataclass(frozen=True)
+class DenoisingConfig:
+    """What errors count."""
+
+    weighting: Weighting = "even"
+    """Of the squared error of the target, by the noise."""
+    gamma: float = 5.0
+    """The bound of min-SNR weighting."""
+    learns: Literal["simple", "hybrid", "bound"] = "simple"
+    """The squared error; with the variational bound beside it, which moves the variance alone (L_hybrid); or that bound
+    by itself (L_vlb), at noise drawn by how much it costs."""
+    bound_weight: float = 1e-3
+    """lambda: what the bound counts in "hybrid", summed over all steps."""
+
+
+class Denoising(Objective):
+    """The weighted squared error of what a network tells of noisy pictures."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        process: ProcessConfig,
+        config: DenoisingConfig,
+        paint: Callable[[], Image.Image | None] | None = None,
+        name: str = "denoiser",
+    ) -> None:
+        """`network` maps noisy values, what is told of their times and an `Asked` to what `process` wants to know."""
+        super().__init__()
+        if (config.learns == "simple") == process.learned_variance:
+            allowed = "hybrid or bound" if process.learned_variance else "simple"
+            raise PinxitError(
+                f"objective.learns={config.learns} with process.learned_variance={process.learned_variance}: allowed "
+                f"is {allowed}."
+            )
+        self.name = name
+        self.network = network
+        self.config = config
+        self.paint = paint
+        self.process = Process(process)
+        schedule = self.process.schedule
+        self.bound = Bound(schedule) if config.learns != "simple" and isinstance(schedule, Discrete) else None
+        self.costs = (
+            Costs(schedule.config.steps) if config.learns == "bound" and isinstance(schedule, Discrete) else None
+        )
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """The one network."""
+        return {self.name: self.network}
+
+    def loss(self, batch: Batch, turn: str, step: int) -> tuple[Tensor, Numbers]:  # noqa: ARG002
+        """`batch["pixels"]` b c h w in [-1, 1], and beside it what an `Asked` holds."""
+        pixels = batch["pixels"]
+        weights: Tensor | None = None
+        if self.costs is not None and self.training:
+            times, weights = self.costs.draw(len(pixels), pixels.device)
+        else:
+            times = self.process.schedule.times(draw_shares(len(pixels), pixels.device))
+        errors, terms = self._errors(batch, times)
+        if terms is None:
+            return errors.mean(), {"error": errors.detach().mean()}
+        numbers = {"error": errors.detach().mean(), "bound": terms.detach().mean()}
+        steps = len(self.process.schedule.kept)  # type: ignore[attr-defined]
+        if self.config.learns == "hybrid":
+            return errors.mean() + self.config.bound_weight * steps * terms.mean(), numbers
+        if self.costs is not None and self.training:
+            self.costs.remember(times, terms.detach())
+        return (terms if weights is None else weights * terms).mean() * steps, numbers
+
+    def _errors(self, batch: Batch, times: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Weighted squared errors at times b, b; and the terms of the bound in bits a value, b, where there is one."""
+        pixels, process = batch["pixels"], self.process
+        noise = torch.randn_like(pixels)
+        x = process.noised(pixels, noise, times)
+        alpha, sigma = (spread(value, x) for value in process.schedule.at(times))
+        asked = Asked(**{name: value for name, value in batch.items() if name in Asked.__dataclass_fields__})
+        told, share = process.split(
+            self.network(process.scaled(x, alpha, sigma), process.schedule.told(times), asked).float()
+        )
+        errors = (told - process.target(pixels, noise, times)).square().flatten(1).mean(1)
+        weighted = process.weights(times, self.config.weighting, self.config.gamma) * errors
+        if self.bound is None or share is None:
+            return weighted, None
+        known = told.detach() if self.config.learns == "hybrid" else told
+        x0 = process.clean(known, x, alpha, sigma)
+        return weighted, self.bound.terms(pixels, x, x0, share, times)
+
+    def validate(self, batch: Batch, step: int) -> Numbers:
+        """The loss, and the squared error at little noise and at much."""
+        numbers = dict(self.loss(batch, self.turns[0], step)[1])
+        for share in SHARES:
+            shares = torch.full((len(batch["pixels"]),), share, device=batch["pixels"].device)
+            errors, _ = self._errors(batch, self.process.schedule.times(shares))
+            numbers[f"error_at_{share:.0%}"] = errors.mean()
+        return numbers
+
+    def preview(self) -> Image.Image | None:
+        """Pictures of fixed prompts and noise."""
+        return self.paint() if self.paint else None
+
+
+class Costs(nn.Module):
+    """What the bound has cost at each level lately; those that cost much are drawn often (section 3.3 there)."""
+
+    LAST, EVEN = 10, 1e-3
+    counts: Tensor
+    squares: Tensor
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.register_buffer("counts", torch.zeros(steps, dtype=torch.int64))
+        self.register_buffer("squares", torch.zeros(steps, self.LAST))
+
+    def draw(self, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Times, and what each loss has to be multiplied by so that the mean is that of all levels; b each."""
+        steps = len(self.counts)
+        chances = torch.full((steps,), 1 / steps, device=device)
+        if bool((self.counts >= self.LAST).all()):
+            sizes = self.squares.mean(1).sqrt()
+            chances = sizes / sizes.sum() * (1 - self.EVEN) + self.EVEN / steps
+        times = torch.multinomial(chances, count, replacement=True)
+        return times, 1 / (steps * chances[times])
+
+    def remember(self, times: Tensor, costs: Tensor) -> None:
+        """Keeps the last ten of each level; the same on all processes."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            times, costs = (_of_all(values) for values in (times, costs))
+        for time, cost in zip(times.tolist(), costs.tolist(), strict=True):
+            self.squares[time, int(self.counts[time]) % self.LAST] = cost**2
+            self.counts[time] += 1
+
+
+def _of_all(values: Tensor) -> Tensor:
+    parts = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, values.contiguous())
+    return torch.cat(parts)
