@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from pinxit.checkpoints import from_guided
 from pinxit.checkpoints.files import from_config, to_config
 from pinxit.errors import PinxitError
 from pinxit.models.denoiser import SIZES, Asked, Denoiser, DenoiserConfig
+from pinxit.models.unet import Block, Change, UNet, UNetConfig
 
 SMALL: dict[str, Any] = {
     "num_channels": 32,
@@ -143,3 +144,87 @@ def test_others_have_to_tell_their_flags() -> None:
     ):
         with pytest.raises(PinxitError, match=message):
             from_guided.denoiser(theirs.state, {**theirs.flags, flag: value})
+
+
+# diffusers, where its networks coincide with these
+
+BLOCKS = {"norm1": "norm1", "conv1": "conv1", "time_emb_proj": "told", "norm2": "norm2", "conv2": "conv2"}
+BLOCKS |= {"conv_shortcut": "skip"}
+
+
+def by_their_names(unet: UNet) -> dict[str, str]:
+    """Ours -> diffusers', for layers with a weight and a bias; queries, keys and values are three layers there."""
+    places = {"time.0": "time_embedding.linear_1", "time.2": "time_embedding.linear_2", "stem": "conv_in"}
+    places |= {"out.0": "conv_norm_out", "out.2": "conv_out"}
+
+    def stage(ours: str, block: str, look: str) -> None:
+        module = unet.get_submodule(ours)
+        if isinstance(module.block, Change):
+            places[f"{ours}.block.conv"] = f"{block}.conv"
+        else:
+            places.update({f"{ours}.block.{b}": f"{block}.{a}" for a, b in BLOCKS.items()})
+        places[f"{ours}.look.norm"] = f"{look}.group_norm"
+        places[f"{ours}.look.attention.out"] = f"{look}.to_out.0"
+        places[f"{ours}.look.attention.query_key_value"] = look
+        if isinstance(module.change, Block):
+            up = f"{block.partition('.resnets')[0]}.upsamplers.0"
+            places.update({f"{ours}.change.{b}": f"{up}.{a}" for a, b in BLOCKS.items()})
+        elif module.change is not None:
+            places[f"{ours}.change.conv"] = f"{block.partition('.resnets')[0]}.upsamplers.0.conv"
+
+    blocks, number = unet.config.blocks, 0
+    for level in range(len(unet.config.widths)):
+        for i in range(blocks):
+            stage(f"down.{number}", f"down_blocks.{level}.resnets.{i}", f"down_blocks.{level}.attentions.{i}")
+            number += 1
+        if level < len(unet.config.widths) - 1:
+            stage(f"down.{number}", f"down_blocks.{level}.downsamplers.0", "none")
+            number += 1
+    stage("middle.0", "mid_block.resnets.0", "mid_block.attentions.0")
+    stage("middle.1", "mid_block.resnets.1", "none")
+    for number in range(len(unet.up)):
+        level, i = divmod(number, blocks + 1)
+        stage(f"up.{number}", f"up_blocks.{level}.resnets.{i}", f"up_blocks.{level}.attentions.{i}")
+    return places
+
+
+@pytest.mark.parametrize("scale_shift", [False, True])
+@pytest.mark.parametrize("block_changes", [False, True])
+@torch.no_grad()
+def test_unet_2d_of_diffusers(scale_shift: bool, block_changes: bool) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    change = "resnet" if block_changes else "conv"
+    theirs = diffusers.UNet2DModel(
+        sample_size=32,
+        block_out_channels=(32, 64, 64),
+        layers_per_block=2,
+        down_block_types=("ResnetDownsampleBlock2D" if block_changes else "DownBlock2D", *["AttnDownBlock2D"] * 2),
+        up_block_types=(*["AttnUpBlock2D"] * 2, "ResnetUpsampleBlock2D" if block_changes else "UpBlock2D"),
+        downsample_type=change,
+        upsample_type=change,
+        attention_head_dim=16,
+        attn_norm_num_groups=32,
+        resnet_time_scale_shift="scale_shift" if scale_shift else "default",
+    )
+    for value in theirs.parameters():
+        torch.nn.init.normal_(value, std=0.06 if value.ndim > 1 else 0.2)
+    config = UNetConfig(32, 32, (1, 2, 2), 2, (16, 8), heads=4, scale_shift=scale_shift, resample=change_of(change))
+    network, state = UNet(config), theirs.state_dict()
+    ours: dict[str, Tensor] = {}
+    places = by_their_names(network)
+    for name in network.state_dict():
+        place, _, kind = name.rpartition(".")
+        if place.endswith("query_key_value"):
+            ours[name] = torch.cat([state[f"{places[place]}.to_{part}.{kind}"] for part in "qkv"])
+        else:
+            ours[name] = state[f"{places[place]}.{kind}"]
+    network.load_state_dict(ours)
+    x = random(2, 3, 32, 32)
+    expected = theirs.eval()(x, TIMES).sample
+    assert expected.std() > 0.1
+    torch.testing.assert_close(network.eval()(x, TIMES), expected, atol=1e-5, rtol=1e-5)
+
+
+def change_of(name: str) -> Literal["block", "conv"]:
+    return "block" if name == "resnet" else "conv"
