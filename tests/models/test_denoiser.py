@@ -1,0 +1,104 @@
+"""What a denoiser is asked for, and what its config has to agree on; its numbers are in tests/parity/test_unet.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from pinxit.diffusion.process import ProcessConfig
+from pinxit.errors import PinxitError
+from pinxit.models.denoiser import Asked, Denoiser, DenoiserConfig
+from pinxit.models.text_encoder import TextEncoderConfig
+from pinxit.models.unet import UNet, UNetConfig
+
+SMALL = UNetConfig(32, 32, (1, 2), 1, (8,), patch=2)
+CLASSES = DenoiserConfig(SMALL, ProcessConfig(), classes=3)
+TEXT = TextEncoderConfig(vocabulary=20, length=5, width=32, depth=1, heads=2)
+TEXTS = DenoiserConfig(replace(SMALL, tokens=32), ProcessConfig(), text=TEXT)
+X, TIMES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([10.0, 500.0])
+
+
+def awake(config: DenoiserConfig) -> Denoiser:
+    """A network whose zeroed paths are no longer zero."""
+    torch.manual_seed(0)
+    network = Denoiser(config).eval()
+    for value in network.parameters():
+        if not value.any():
+            torch.nn.init.normal_(value, std=0.1)
+    return network
+
+
+def test_it_starts_by_telling_nothing() -> None:
+    torch.manual_seed(0)
+    assert not Denoiser(CLASSES)(X, TIMES, Asked()).any()
+
+
+@torch.no_grad()
+def test_the_id_after_the_last_class_is_none() -> None:
+    network = awake(CLASSES)
+    none = network(X, TIMES, Asked(labels=torch.tensor([3, 3])))
+    assert torch.equal(none, network(X, TIMES, Asked()))
+    some = network(X, TIMES, Asked(labels=torch.tensor([3, 1])))
+    assert torch.equal(some[0], none[0])
+    assert not torch.allclose(some[1], none[1])
+
+
+@torch.no_grad()
+def test_a_batch_of_both_is_each_by_itself() -> None:
+    network = awake(TEXTS)
+    wanted, unwanted = Asked(ids=torch.tensor([[1, 2, 22, 23, 24]])), Asked(ids=torch.arange(20, 25)[None])
+    both = network(X, TIMES, wanted.joined(unwanted))
+    torch.testing.assert_close(both[:1], network(X[:1], TIMES[:1], wanted), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(both[1:], network(X[1:], TIMES[1:], unwanted), atol=1e-5, rtol=1e-5)
+    again = wanted.joined(unwanted).rows(1, 2)
+    assert again.ids is not None
+    assert unwanted.ids is not None
+    assert torch.equal(again.ids, unwanted.ids)
+    assert not torch.allclose(both[0], network(X[:1], TIMES[:1], unwanted)[0])
+
+
+@torch.no_grad()
+def test_it_is_fully_convolutional() -> None:
+    network = awake(CLASSES)
+    assert network(torch.randn(1, 3, 64, 48), TIMES[:1], Asked()).shape == (1, 3, 64, 48)
+
+
+@pytest.mark.parametrize("looks", ["joined", "cross"])
+@torch.no_grad()
+def test_tokens_are_looked_at_either_way(looks: str) -> None:
+    network = awake(replace(TEXTS, unet=replace(TEXTS.unet, looks=looks)))  # type: ignore[arg-type]
+    guide = network.guide(Asked(ids=torch.tensor([[1, 2, 3, 4, 5], [1, 2, 3, 4, 5]])))
+    assert guide.tokens is not None
+    plain = network.drawing(X, TIMES, guide)
+    other = network.drawing(X, TIMES, replace(guide, tokens=guide.tokens.flip(-1)))
+    assert not torch.allclose(plain, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": 30}, r"size=30 cannot be halved as often as patch=2 and 2 levels ask\. Choose a multiple of 4"),
+        ({"channels": 40}, r"A level of 40 channels does not divide into 32 groups"),
+        ({"heads": 5}, r"64 channels do not divide into 5 heads"),
+    ],
+)
+def test_impossible_shapes(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(PinxitError, match=message):
+        UNet(replace(SMALL, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"low": 16}, r"unet\.beside=0 does not go with the rest: give 3"),
+        ({"known": True}, r"unet\.beside=0 does not go with the rest: give 4"),
+        ({"text": TEXT}, r"unet\.tokens=None does not go with the rest: give 32"),
+        ({"process": ProcessConfig(learned_variance=True)}, r"unet\.outputs=3 does not go with the rest: give 6"),
+    ],
+)
+def test_a_config_agrees_with_itself(change: dict[str, object], message: str) -> None:
+    with pytest.raises(PinxitError, match=message):
+        replace(CLASSES, **change)  # type: ignore[arg-type]
