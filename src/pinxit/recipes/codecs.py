@@ -201,7 +201,7 @@ def vae_recipe(size: str = "small-64") -> Recipe:
     return _codec(
         name="vae",
         summary="A variational autoencoder: pictures to 8x8 of 16 numbers and back, by the ELBO alone.",
-        expected=UNMEASURED,
+        expected="on emoji 23.6 dB after ten minutes, 1,450 steps",
         hours=None,
         model=vae.SIZES[size],
         objective=CodecObjectiveConfig(GaussianConfig(kl_weight=1.0, kl_warmup=500), distortion="gaussian"),
@@ -219,7 +219,7 @@ def kl(size: str = "small-64") -> Recipe:
         name="kl",
         summary="The KL autoencoder of latent diffusion: pictures to 8x8 of 16 numbers and back.",
         turns=JUDGING,
-        expected=UNMEASURED,
+        expected="on emoji 22.4 dB after ten minutes, 1,100 steps",
         hours=None,
         model=vae.SIZES[size],
         objective=CodecObjectiveConfig(
@@ -247,7 +247,7 @@ def vqvae_recipe(size: str = "small-64") -> Recipe:
     return _codec(
         name="vqvae",
         summary="VQ-VAE: pictures to 8x8 of 1,024 codes and back, by squared error.",
-        expected=UNMEASURED,
+        expected="on emoji 21.7 dB and all codes used after ten minutes, 2,200 steps",
         hours=None,
         model=vqvae.SIZES[size],
         objective=CodecObjectiveConfig(NEAREST),
@@ -265,6 +265,7 @@ def vqvae2(size: str = "small-64-2") -> Recipe:
         vqvae_recipe(size),
         name="vqvae2",
         summary="VQ-VAE-2: pictures to 8x8 and 16x16 of 512 codes and back, by squared error.",
+        expected="on emoji 26.3 dB and all codes used after ten minutes, 1,700 steps",
     )
 
 
@@ -287,7 +288,7 @@ def vqgan_recipe(size: str = "small-64") -> Recipe:
         name="vqgan",
         summary="VQGAN: pictures to 8x8 of 1,024 codes and back, against a discriminator.",
         turns=JUDGING,
-        expected=UNMEASURED,
+        expected="on emoji 21.0 dB and all codes used after ten minutes, 1,300 steps",
         hours=None,
         model=vqgan.SIZES[size],
         objective=CodecObjectiveConfig(
@@ -313,6 +314,7 @@ def vqgan_gumbel(size: str = "small-64") -> Recipe:
         recipe,
         name="vqgan-gumbel",
         summary="VQGAN over Gumbel-softmax codes.",
+        expected="on emoji 20.0 dB and nine tenths of the codes used after ten minutes, 1,100 steps",
         model=replace(recipe.model, quantizer="gumbel-cosine"),
         objective=replace(recipe.objective, bottleneck=dalle1_dvae().objective.bottleneck),
     )
