@@ -164,7 +164,7 @@ def test_views_are_learnt_and_pictures_drawn_from_them(view: View, tmp_path: Pat
     assert torch.equal(system.condition.of(scene.image), codes)
     assert torch.equal(system.condition.of(taken, as_it_is=True), codes)
     assert (system.condition([""]) == system.prior.no_condition(1)).all()
-    drawn = system.translate(scene.image, 2, guidance=2.0)
+    drawn = system.translate(scene.image, 1, guidance=2.0)
     scene.image.save(tmp_path / "scene.png")
     command = [
         "translate",

@@ -202,7 +202,7 @@ def vae_recipe(size: str = "small-64") -> Recipe:
         name="vae",
         summary="A variational autoencoder: pictures to 8x8 of 16 numbers and back, by the ELBO alone.",
         expected="on emoji 23.6 dB after ten minutes, 1,450 steps",
-        hours=None,
+        hours=1.2,
         model=vae.SIZES[size],
         objective=CodecObjectiveConfig(GaussianConfig(kl_weight=1.0, kl_warmup=500), distortion="gaussian"),
     )
@@ -220,7 +220,7 @@ def kl(size: str = "small-64") -> Recipe:
         summary="The KL autoencoder of latent diffusion: pictures to 8x8 of 16 numbers and back.",
         turns=JUDGING,
         expected="on emoji 22.4 dB after ten minutes, 1,100 steps",
-        hours=None,
+        hours=1.5,
         model=vae.SIZES[size],
         objective=CodecObjectiveConfig(
             GaussianConfig(kl_weight=1e-6),
@@ -248,7 +248,7 @@ def vqvae_recipe(size: str = "small-64") -> Recipe:
         name="vqvae",
         summary="VQ-VAE: pictures to 8x8 of 1,024 codes and back, by squared error.",
         expected="on emoji 21.7 dB and all codes used after ten minutes, 2,200 steps",
-        hours=None,
+        hours=0.8,
         model=vqvae.SIZES[size],
         objective=CodecObjectiveConfig(NEAREST),
     )
@@ -265,6 +265,7 @@ def vqvae2(size: str = "small-64-2") -> Recipe:
         vqvae_recipe(size),
         name="vqvae2",
         summary="VQ-VAE-2: pictures to 8x8 and 16x16 of 512 codes and back, by squared error.",
+        hours=1.0,
         expected="on emoji 26.3 dB and all codes used after ten minutes, 1,700 steps",
     )
 
@@ -289,7 +290,7 @@ def vqgan_recipe(size: str = "small-64") -> Recipe:
         summary="VQGAN: pictures to 8x8 of 1,024 codes and back, against a discriminator.",
         turns=JUDGING,
         expected="on emoji 21.0 dB and all codes used after ten minutes, 1,300 steps",
-        hours=None,
+        hours=1.3,
         model=vqgan.SIZES[size],
         objective=CodecObjectiveConfig(
             NEAREST,
@@ -314,6 +315,7 @@ def vqgan_gumbel(size: str = "small-64") -> Recipe:
         recipe,
         name="vqgan-gumbel",
         summary="VQGAN over Gumbel-softmax codes.",
+        hours=1.6,
         expected="on emoji 20.0 dB and nine tenths of the codes used after ten minutes, 1,100 steps",
         model=replace(recipe.model, quantizer="gumbel-cosine"),
         objective=replace(recipe.objective, bottleneck=dalle1_dvae().objective.bottleneck),
