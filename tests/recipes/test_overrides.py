@@ -51,7 +51,7 @@ def test_later_ones_win_and_the_rest_stays() -> None:
     ("assignment", "message"),
     [
         ("optimizer.lrr=1", "Did you mean optimizer.lr? optimizer has: lr, betas"),
-        ("optimiser.lr=1", "Did you mean optimizer? There are: model, objective, data, optimizer, turns, training, licence."),
+        ("optimiser.lr=1", "Did you mean optimizer? There are: model, objective, data, optimizer, turns, training"),
         ("zzz=1", "--set zzz: there is no such setting. There are: model"),
         ("name=x", "there is no such setting"),
         ("optimizer.lr.x=1", "optimizer.lr has no settings below it"),

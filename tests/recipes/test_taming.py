@@ -182,7 +182,7 @@ def test_views_are_learnt_and_pictures_drawn_from_them(view: View, tmp_path: Pat
     assert done.exit_code == 0, done.output
     with Image.open(tmp_path / "one.png") as written:
         assert written.convert("RGB").tobytes() == drawn[0].image.tobytes()
-    assert pixels(drawn) == pixels(system.translate(taken, 2, as_it_is=True, guidance=2.0))
+    assert pixels(drawn) == pixels(system.translate(taken, 1, as_it_is=True, guidance=2.0))
     with pytest.raises(PinxitError, match=r"draws from the .* of a picture. Give one: `pinxit translate`"):
         system.generate("a red star", 1)
 
