@@ -4,8 +4,8 @@ import pytest
 from tests.recipes.toy import mean_colour, pipeline
 
 from pinxit.errors import PinxitError
+from pinxit.recipes.model import ModelStage
 from pinxit.recipes.overrides import override, settings
-from pinxit.recipes.tokens import ModelStage
 
 
 @pytest.mark.parametrize(

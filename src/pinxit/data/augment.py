@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from pinxit.data.images import RESAMPLE, Colour
@@ -33,3 +34,15 @@ def moved(
     # Where each pixel comes from: (column - x) / factor.
     inverse = (1 / factor, 0.0, -x / factor, 0.0, 1 / factor, -y / factor)
     return image.transform((width, height), Image.Transform.AFFINE, inverse, RESAMPLE, fillcolor=background)
+
+
+def random_mask(size: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """1 h w: 1 where a picture is known, 0 in up to four random rectangles; one in eight knows nothing at all."""
+    known = np.ones((1, size, size), np.float32)
+    if rng.random() < 1 / 8:
+        return known * 0
+    for _ in range(rng.integers(1, 5)):
+        high, wide = (max(1, round(size * share)) for share in rng.uniform(0.15, 0.7, 2))
+        top, left = rng.integers(0, size - high + 1), rng.integers(0, size - wide + 1)
+        known[:, top : top + high, left : left + wide] = 0
+    return known

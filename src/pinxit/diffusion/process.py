@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,7 +15,7 @@ from pinxit.diffusion.schedules import DiscreteConfig, EDMConfig, Schedule, Sche
 from pinxit.errors import PinxitError
 
 Target = Literal["eps", "x0", "v", "flow", "edm"]
-Weighting = Literal["even", "min-snr", "edm"]
+Weighting = Literal["even", "min-snr", "velocity", "edm"]
 Network = Callable[[Tensor, Tensor], Tensor]
 """Noisy values b c h w and what is told of their level, b -> what the target is about, b c h w, or b 2c h w."""
 
@@ -104,15 +105,21 @@ class Process:
     def weights(self, times: Tensor, kind: Weighting, gamma: float = 5.0) -> Tensor:
         """Times b -> what the squared error of the target counts, b.
 
-        "min-snr" bounds what the error of x0 counts by gamma (Hang et al. 2023, section 3.4). "edm" is their lambda
+        "min-snr" bounds what the error of x0 counts by gamma (Hang et al. 2023, section 3.4). "velocity" counts that of
+        v, whatever is told (SNR + 1; Salimans and Ho 2022, section 4), bounded by gamma as well. "edm" is their lambda
         (Karras et al. 2022, table 1): even for their own target.
         """
         alpha, sigma = self.schedule.at(times)
         if kind == "even":
             return torch.ones_like(alpha)
         ratio = (alpha / sigma).square()
-        std = self.config.data_std
-        wanted = ratio.clamp_max(gamma) if kind == "min-snr" else ratio + 1 / std**2
+        match kind:
+            case "min-snr":
+                wanted = ratio.clamp_max(gamma)
+            case "velocity":
+                wanted = (ratio + 1).clamp_max(gamma)
+            case "edm":
+                wanted = ratio + 1 / self.config.data_std**2
         return wanted * self._of_x0(alpha, sigma)
 
     def _of_x0(self, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -146,6 +153,12 @@ class Process:
             return Denoised(self.clean(told, x, alpha, sigma), variance)
 
         return denoise
+
+
+def roughened(x: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
+    """Values b ... as noisy as levels b say, from 0 to 1: what a cascade's next network is shown (Ho et al. 2022)."""
+    angles = spread(levels, x) * (math.pi / 2)
+    return angles.cos() * x + angles.sin() * noise
 
 
 def spread(values: Tensor, x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Ho et al. 2020; Dhariwal and Nichol 2021; Nichol et al. 2021.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -16,7 +17,7 @@ from pinxit.diffusion.process import ProcessConfig
 from pinxit.diffusion.schedules import DiscreteConfig
 from pinxit.errors import PinxitError
 from pinxit.models.text_encoder import TextEncoder, TextEncoderConfig
-from pinxit.models.unet import Guide, UNet, UNetConfig
+from pinxit.models.unet import Guide, UNet, UNetConfig, embed_times
 from pinxit.nn.linear import Linear
 
 
@@ -31,6 +32,9 @@ class DenoiserConfig:
     text: TextEncoderConfig | None = None
     low: int | None = None
     """Side of the small picture that it enlarges."""
+    low_noise: bool = False
+    """Whether it is told how noisy that is, having learnt from noisy ones (Ho et al. 2022, "Cascaded Diffusion
+    Models", section 4.2)."""
     known: bool = False
     """Whether it can be shown a part of the picture, and where that is."""
 
@@ -55,6 +59,8 @@ class Asked:
     """Texts, int64 b l."""
     low: Tensor | None = None
     """Small pictures, b 3 h' w' in [-1, 1]."""
+    low_level: Tensor | None = None
+    """How noisy they are, b from 0 to 1 (`process.roughened`)."""
     known: Tensor | None = None
     """Pictures of which a part is known, b 3 h w in [-1, 1]."""
     mask: Tensor | None = None
@@ -64,6 +70,15 @@ class Asked:
         """A batch of both, the other's after these."""
         both = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
         return Asked(**{name: torch.cat(pair) for name, pair in both.items() if pair[0] is not None})
+
+    def instead(self, other: Asked) -> Asked:
+        """The same for other classes or texts, those of another's only one; what pictures it is shown stays."""
+        count = len(next(value for field in fields(self) if (value := getattr(self, field.name)) is not None))
+        words = {"labels": other.labels, "ids": other.ids}
+        return replace(
+            self,
+            **{name: value.expand(count, *value.shape[1:]) for name, value in words.items() if value is not None},
+        )
 
     def rows(self, start: int, end: int) -> Asked:
         """Some of the batch."""
@@ -85,6 +100,9 @@ class Denoiser(nn.Module):
         told = config.unet.told
         self.unet = UNet(config.unet)
         self.labels = nn.Embedding(config.classes, told) if config.classes else None
+        if config.low_noise:
+            base = config.unet.channels
+            self.low_level = nn.Sequential(Linear(base, told), nn.SiLU(), Linear(told, told))
         if config.text:
             self.text = TextEncoder(config.text)
             self.text_to_time = Linear(config.text.width, told)
@@ -109,6 +127,10 @@ class Denoiser(nn.Module):
             assert asked.ids is not None
             tokens = self.text(asked.ids)
             added = self.text_to_time(tokens[:, -1])
+        if self.config.low_noise:
+            assert asked.low_level is not None
+            rough = self.low_level(embed_times(1_000 * asked.low_level, self.config.unet.channels))
+            added = rough if added is None else added + rough
         return Guide(added, tokens, self._beside(asked))
 
     def _beside(self, asked: Asked) -> Tensor | None:
@@ -193,3 +215,21 @@ SIZES = {
     "glide-base-inpaint": _glide(64, (1, 2, 3, 4), 3, low=None, known=True),
     "glide-upsample-inpaint": _glide(256, (1, 1, 2, 2, 4, 4), 2, low=64, known=True),
 }
+
+
+def widened(state: Mapping[str, Tensor], network: Denoiser) -> dict[str, Tensor]:
+    """The weights of a network that is shown less beside the noisy picture: what it reads the rest with is zero.
+
+    So it starts by telling what it told before (Nichol et al. 2021, section 2.5).
+    """
+    name = "unet.stem.weight"
+    wanted, found = network.unet.stem.weight, state[name]
+    if found.shape[1] == wanted.shape[1]:
+        return dict(state)
+    more = found.new_zeros(wanted.shape[0], wanted.shape[1], *wanted.shape[2:])
+    patch = network.config.unet.patch**2
+    inputs = network.config.unet.inputs * patch
+    known = 4 * patch * network.config.known
+    more[:, :inputs] = found[:, :inputs]
+    more[:, inputs + known :] = found[:, inputs:]
+    return {**state, name: more}

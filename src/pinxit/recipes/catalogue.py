@@ -12,6 +12,7 @@ from pinxit.recipes import (
     dalle1_emoji,
     dalle1_paper,
     dalle1_scenes,
+    glide,
     igpt,
     palette,
     pixelcnn,
@@ -84,6 +85,12 @@ RECIPES: dict[str, Callable[[], Recipe | Pipeline | Stage]] = {
     "dalle1-transformer-tiny": dalle1.dalle1_transformer_tiny,
     "dalle1-model": dalle1.dalle1_model,
     "dalle1-model-tiny": dalle1.dalle1_model_tiny,
+    "glide": glide.glide,
+    "glide-tiny": glide.glide_tiny,
+    "glide-base": glide.glide_base,
+    "glide-base-tiny": glide.glide_base_tiny,
+    "glide-scenes": glide.glide_scenes,
+    "glide-scenes-tiny": glide.glide_scenes_tiny,
 }
 """Name -> the function that makes the recipe. Every NAME has a twin NAME-tiny, which runs in seconds on one core."""
 

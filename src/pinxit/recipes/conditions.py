@@ -6,7 +6,7 @@ The data config of a recipe says which; `asked_by` makes of it what the network 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -18,12 +18,12 @@ from torch import Tensor
 
 from pinxit.checkpoints.files import read_config
 from pinxit.data.loader import Transform
-from pinxit.data.sample import BadSample, draw_caption
+from pinxit.data.sample import BadSample, Sample, draw_caption
 from pinxit.data.views import VIEWS
 from pinxit.errors import PinxitError
 from pinxit.jobs.encode import Encoded, EncodedSample
 from pinxit.models.token_transformer import TokenTransformerConfig
-from pinxit.recipes.clip import train_tokenizer
+from pinxit.recipes.clip import Captioned, train_tokenizer
 from pinxit.recipes.recipe import Context
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.conditions import EmbeddingCondition, LabelCondition, TextCondition
@@ -31,6 +31,9 @@ from pinxit.systems.token_drawing import PriorConfig
 from pinxit.text.tokenizer import Tokenizer, pad_per_position
 
 PREVIEWS = 16
+
+MOST = 10_000
+"""Classes. What has more different values is no class."""
 
 
 @dataclass(frozen=True)
@@ -151,27 +154,45 @@ class Texts:
 
     def __call__(self, sample: EncodedSample, rng: np.random.Generator) -> dict[str, Any]:
         """Draws a caption, or none, and its spelling."""
+        return {"condition": self.ids(sample, rng), "image": sample.codes}
+
+    def ids(self, sample: Sample | EncodedSample, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Of one of its captions, l."""
         ids: list[int] = []
         if rng.random() >= self.dropout:
             caption = draw_caption(sample.key, sample.captions, self.captions, rng)
             ids = self.tokenizer.encode_ids(caption, self.bpe_dropout, random.Random(int(rng.integers(2**63))))
-        condition = pad_per_position([ids], self.length, self.tokenizer.vocab_size, self.pad)[0]
-        return {"condition": condition, "image": sample.codes}
+        row: npt.NDArray[np.int64] = pad_per_position([ids], self.length, self.tokenizer.vocab_size, self.pad)[0]
+        return row
+
+    @classmethod
+    def learnt(cls, data: TextDataConfig, captioned: Captioned, vocabulary: int, length: int, pad: int | None) -> Texts:
+        """By a tokenizer trained on captions: each caption as it is."""
+        tokenizer = train_tokenizer(captioned, vocabulary, data.captions, data.tokenizer_samples)
+        return cls(tokenizer, length, data.captions, pad=pad)
+
+    def varied(self, data: TextDataConfig) -> Texts:
+        """As training has them: some left out, and spelt in many ways."""
+        return replace(self, bpe_dropout=data.bpe_dropout, dropout=data.caption_dropout)
+
+    @property
+    def condition(self) -> TextCondition:
+        """The same for whatever a person types."""
+        return TextCondition(self.tokenizer, self.length, self.pad)
 
 
 def _texts(config: PriorConfig, data: TextDataConfig, training: Encoded, held: Encoded) -> Asked:
-    tokenizer = train_tokenizer(training, config.condition_vocabulary, data.captions, data.tokenizer_samples)
-    plain = Texts(tokenizer, config.condition_length, data.captions, pad=config.pad)
+    plain = Texts.learnt(data, training, config.condition_vocabulary, config.condition_length, config.pad)
     return Asked(
-        replace(config, condition_vocabulary=tokenizer.vocab_size),
-        replace(plain, bpe_dropout=data.bpe_dropout, dropout=data.caption_dropout),
+        replace(config, condition_vocabulary=plain.tokenizer.vocab_size),
+        plain.varied(data),
         plain,
-        TextCondition(tokenizer, config.condition_length, config.pad)(_prompts(data.prompts, held)),
-        tokenizer.to_json(),
+        plain.condition(prompts_of(data.prompts, held)),
+        plain.tokenizer.to_json(),
     )
 
 
-def _prompts(wanted: tuple[str, ...], held: Encoded) -> tuple[str, ...]:
+def prompts_of(wanted: tuple[str, ...], held: Captioned) -> tuple[str, ...]:
     """For previews: those of the recipe, or captions of pictures held back."""
     captions = (kinds for i in range(len(held)) if (kinds := held.captions_at(i)))
     return wanted or tuple(next(iter(kinds.values()))[0] for kinds in islice(captions, PREVIEWS)) or ("",)
@@ -190,34 +211,42 @@ class Labels:
 
     def __call__(self, sample: EncodedSample, rng: np.random.Generator) -> dict[str, Any]:
         """Leaves some out."""
+        return {"condition": self.ids(sample, rng), "image": sample.codes}
+
+    def ids(self, sample: Sample | EncodedSample, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Of its class, 1."""
         name = str(sample.meta.get(self.label, "")).strip()
         if name not in self.names:
             raise BadSample(sample.key, "no-class", f"{sample.key!r} has no {self.label!r} that is a class.")
-        place = len(self.names) if rng.random() < self.dropout else self.names.index(name)
-        return {"condition": np.array([place]), "image": sample.codes}
+        return np.array([len(self.names) if rng.random() < self.dropout else self.names.index(name)])
 
+    @classmethod
+    def told(cls, data: LabelDataConfig, metas: Sequence[Mapping[str, Any]]) -> Labels:
+        """The classes that there are, in what the source says of its pictures."""
+        told = [name for meta in metas if (name := str(meta.get(data.label, "")).strip())]
+        names = tuple(sorted(set(told)))
+        if not 1 < len(names) <= min(MOST, len(told) // 2):
+            fields = ", ".join(sorted({name for meta in metas for name in meta})) or "nothing"
+            raise PinxitError(
+                f"data.label={data.label} has {len(names)} different values in {len(metas)} pictures, which makes no "
+                f"classes. The source says of its pictures: {fields}."
+            )
+        return cls(names, data.label)
 
-MOST = 10_000
-"""Classes. What has more different values is no class."""
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """For previews: each class, in turn."""
+        return (self.names * PREVIEWS)[:PREVIEWS]
 
 
 def _labels(config: PriorConfig, data: LabelDataConfig, training: Encoded, held: Encoded) -> Asked:
-    told = [name for meta in (*training.metas, *held.metas) if (name := str(meta.get(data.label, "")).strip())]
-    names = tuple(sorted(set(told)))
-    if not 1 < len(names) <= min(MOST, len(told) // 2):
-        fields = ", ".join(sorted({name for meta in training.metas for name in meta})) or "nothing"
-        raise PinxitError(
-            f"data.label={data.label} has {len(names)} different values in {len(training) + len(held)} pictures, which "
-            f"makes no classes. The source says of its pictures: {fields}."
-        )
-    plain = Labels(names, data.label)
-    shown = (names * PREVIEWS)[:PREVIEWS]
+    plain = Labels.told(data, (*training.metas, *held.metas))
     return Asked(
-        replace(config, condition_vocabulary=len(names), condition_length=1),
+        replace(config, condition_vocabulary=len(plain.names), condition_length=1),
         replace(plain, dropout=data.label_dropout),
         plain,
-        LabelCondition(names)(shown),
-        said={"labels": list(names)},
+        LabelCondition(plain.names)(plain.shown),
+        said={"labels": list(plain.names)},
     )
 
 
@@ -253,7 +282,7 @@ def _embeddings(config: PriorConfig, data: EmbeddingDataConfig, context: Context
         replace(config, condition_vocabulary=0, condition_vector=clip.shape[0]),
         replace(plain, dropout=data.embedding_dropout, noise=data.noise),
         plain,
-        EmbeddingCondition(clip)(_prompts(data.prompts, held)),
+        EmbeddingCondition(clip)(prompts_of(data.prompts, held)),
     )
 
 

@@ -22,9 +22,10 @@ from pinxit.recipes.dalle1 import (
     dalle1_transformer,
     dalle1_transformer_tiny,
 )
+from pinxit.recipes.model import ModelStage
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import DataConfig
-from pinxit.recipes.tokens import ModelStage, TokensStage
+from pinxit.recipes.tokens import TokensStage
 
 LICENCE = "Apache-2.0; trained on drawings under Apache-2.0 (Noto), MIT (Fluent) and CC-BY-4.0 (Twemoji)"
 

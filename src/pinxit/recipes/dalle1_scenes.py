@@ -18,9 +18,10 @@ from pinxit.recipes.dalle1 import (
     dalle1_tiny,
     dalle1_transformer,
 )
+from pinxit.recipes.model import ModelStage
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import DataConfig
-from pinxit.recipes.tokens import ModelStage, TokensStage
+from pinxit.recipes.tokens import TokensStage
 
 CAPTIONS = {"short": 1.0, "long": 0.1, "alt": 0.1}
 """Mostly what will be asked for."""

@@ -16,9 +16,10 @@ from pinxit.objectives.next_token import NextTokenConfig
 from pinxit.recipes.clip import clip, clip_tiny
 from pinxit.recipes.codecs import UNMEASURED, vqvae2, vqvae2_tiny, vqvae_recipe, vqvae_tiny
 from pinxit.recipes.conditions import TextDataConfig
+from pinxit.recipes.model import ModelStage
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import DataConfig, Recipe
-from pinxit.recipes.tokens import ModelStage, TokensStage, build_prior
+from pinxit.recipes.tokens import TokensStage, build_prior
 from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig
 

@@ -5,23 +5,21 @@ The codec before them is trained by `recipes.codecs`; the recipes themselves are
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, ClassVar, cast
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from PIL import Image
 
-from pinxit.checkpoints.files import read_config, read_tensors, replace_folder, to_config, write_config, write_tensors
+from pinxit.checkpoints.files import to_config
 from pinxit.data.augment import moved
 from pinxit.data.images import Colour, fit, grid
 from pinxit.data.recolour import recolour, recolourable
 from pinxit.data.sample import BadSample, Captions, Pairs, Sample
 from pinxit.data.views import VIEWS, View
-from pinxit.errors import PinxitError, unknown
+from pinxit.errors import PinxitError
 from pinxit.jobs import encode
 from pinxit.jobs.encode import Encoded
 from pinxit.models.token_transformer import TokenTransformerConfig
@@ -34,7 +32,7 @@ from pinxit.recipes.conditions import asked_by
 from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, held_batches
 from pinxit.systems.codec import Codec, read_codec_config
 from pinxit.systems.encoder import open_encoder, read_size
-from pinxit.systems.system import Settings, check
+from pinxit.systems.system import Settings
 from pinxit.systems.token_drawing import DEFAULTS, PRIORS, PriorConfig, TokenDrawer, prior_kind
 
 # The codes, once.
@@ -206,71 +204,3 @@ def build_prior(recipe: Recipe, context: Context, encoded: Encoded, *, codec: st
         validation=held_batches(held, asked.validation, VALIDATION_BATCH),
         tokenizer=asked.tokenizer,
     )
-
-
-# The system: all parts in one folder.
-
-
-@dataclass(frozen=True)
-class ModelStage:
-    """One folder with all that drawing needs, in half precision."""
-
-    name: str
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Sampling settings that this model draws best with."""
-    licence: str = "that of the training pictures"
-    card: str | None = None
-    """The model's card, in Markdown; a plain one where there is none."""
-    kind: str = "dalle1"
-    """Of the system that the parts make."""
-    parts: tuple[str, ...] = ("dvae", "clip", "transformer")
-    """The stages whose products go in, each under its name."""
-    summary: str = "Put all parts into one folder."
-
-    settings: ClassVar[tuple[str, ...]] = ("defaults", "licence")
-
-    def __post_init__(self) -> None:
-        known = [*DEFAULTS, *(["steps"] if self.kind == "maskgit" else [])]
-        for name in self.defaults:
-            if name not in known:
-                raise unknown("sampling setting", name, known)
-        check(1, 0, cast("Settings", self.defaults))
-
-    def done(self, context: Context) -> bool:
-        """Whether the folder holds these very parts and says the same of them."""
-        try:
-            config, said = read_config(context.out), self._said(context)
-            card = (context.out / "README.md").read_text(encoding="utf-8")
-        except (PinxitError, OSError):
-            return False
-        return {name: config.get(name) for name in said} == said and card == self._card(context)
-
-    def run(self, context: Context) -> None:
-        """Copies the parts."""
-        if context.world.leads:
-            folders = {part: context.model(part) for part in self.parts}
-            with replace_folder(context.out) as partial:
-                write_config(partial, {"kind": self.kind, "parts": list(folders), **self._said(context)})
-                (partial / "README.md").write_text(self._card(context), encoding="utf-8")
-                for part, folder in folders.items():
-                    _copy_part(folder, partial / part)
-        context.world.wait()
-
-    def _card(self, context: Context) -> str:
-        return self.card or (
-            f"# {self.name}\n\nA system of kind {self.kind} ({', '.join(self.parts)}), trained by pinxit from scratch "
-            f"on `{context.source}`. Licence of the weights: {self.licence}.\n"
-        )
-
-    def _said(self, context: Context) -> dict[str, Any]:
-        made_from = {part: context.fingerprint(part) for part in self.parts}
-        return {"defaults": dict(self.defaults), "licence": self.licence, "made_from": made_from}
-
-
-def _copy_part(source: Path, target: Path) -> None:
-    target.mkdir()
-    write_config(target, read_config(source))
-    for file in sorted(source.glob("*.safetensors")):
-        write_tensors(target, file.stem, read_tensors(source, file.stem), torch.float16)
-    if (source / "tokenizer.json").exists():
-        shutil.copyfile(source / "tokenizer.json", target / "tokenizer.json")

@@ -105,6 +105,14 @@ class ViewCondition:
         return self.codec.encode(image if as_it_is else VIEWS[self.view](image)).flatten(1)
 
 
+def read_text_condition(folder: Path, vocabulary: int, length: int, pad: int | None = None) -> TextCondition:
+    """The texts that the network in a checkpoint folder knows, by the tokenizer beside it."""
+    tokenizer = read_tokenizer(folder / "tokenizer.json")
+    if tokenizer.vocab_size != vocabulary:
+        raise PinxitError(f"The tokenizer has {tokenizer.vocab_size} ids, the network knows {vocabulary}.")
+    return TextCondition(tokenizer, length, pad)
+
+
 def read_condition(folder: Path, config: PriorConfig, codec: Codec, clip: CLIPSystem | None) -> Condition:
     """The condition of the network in a checkpoint folder: it holds a tokenizer, or config.json tells which."""
     if config.condition_vector is not None:
@@ -112,12 +120,7 @@ def read_condition(folder: Path, config: PriorConfig, codec: Codec, clip: CLIPSy
             raise PinxitError(f"{folder} draws for embeddings of a CLIP, which is not there.")
         return EmbeddingCondition(clip)
     if (folder / "tokenizer.json").is_file():
-        tokenizer = read_tokenizer(folder / "tokenizer.json")
-        if tokenizer.vocab_size != config.condition_vocabulary:
-            raise PinxitError(
-                f"The tokenizer has {tokenizer.vocab_size} ids, the transformer knows {config.condition_vocabulary}."
-            )
-        return TextCondition(tokenizer, config.condition_length, config.pad)
+        return read_text_condition(folder, config.condition_vocabulary, config.condition_length, config.pad)
     said = read_config(folder)
     if labels := said.get("labels"):
         return LabelCondition(tuple(labels))

@@ -29,7 +29,17 @@ class Settings(TypedDict, total=False):
     negative: str | None
     """What guidance leads away from; nothing in particular where it is left out."""
     steps: int | None
-    """Steps of denoising, for systems that draw by it."""
+    """Steps of drawing, for systems that draw in steps."""
+    sampler: str
+    """How noise becomes pictures: a name of `noise_drawing.SAMPLERS`."""
+    upsample_steps: int | None
+    """Steps of the network that enlarges, where there is one."""
+    interval: tuple[float, float] | None
+    """The noise, as sigma/alpha, between which guidance is on; always where it is left out."""
+    threshold: float | None
+    """Dynamic thresholding: the share of a picture's values that stay within their range; clipped where left out."""
+    gradient_guidance: float
+    """How hard to follow a classifier or CLIP that has learnt from noisy pictures; 0 is not at all."""
     temperature: float
     """Divides the logits; 0 takes the likeliest token."""
     top_k: int | None
@@ -51,6 +61,7 @@ class Kind:
 
 
 TOKENS = "pinxit.systems.token_system:TokenSystem"
+DIFFUSION = "pinxit.systems.diffusion_system:DiffusionSystem"
 
 CODEC = ("encode", "decode", "reconstruct")
 """What every codec can, and every system that has one."""
@@ -61,6 +72,9 @@ KINDS = {
     "igpt": Kind(TOKENS, ("generate", "complete", *CODEC)),
     "maskgit": Kind(TOKENS, ("generate", "complete", "edit", *CODEC)),
     "pixelcnn": Kind(TOKENS, ("generate", "complete", *CODEC)),
+    "ddpm": Kind(DIFFUSION, ("generate", "edit")),
+    "adm": Kind(DIFFUSION, ("generate", "edit")),
+    "glide": Kind(DIFFUSION, ("generate", "edit")),
     **{kind: Kind("pinxit.systems.codec:Codec", CODEC) for kind in ("palette", "vae", "vqvae", "dvae", "vqgan")},
     "clip": Kind(
         "pinxit.systems.clip:CLIPSystem",
@@ -96,6 +110,11 @@ class System(ABC):
     @abstractmethod
     def from_checkpoint(cls, folder: Path, device: torch.device) -> Self:
         """The system in a checkpoint folder, ready on the device, its networks frozen and in evaluation mode."""
+
+    @classmethod
+    def takes(cls, kind: str) -> Settings:  # noqa: ARG003
+        """The settings that a system of a kind may have, whatever its parts are."""
+        return Settings()
 
     def generate(
         self, prompt: str, n: int = 4, *, seed: int = 0, progress: Progress | None = None, **settings: Unpack[Settings]
@@ -215,7 +234,7 @@ def check(n: int, seed: int, settings: Settings) -> None:
     last = 2**63 - (candidates or n)
     if not _whole(seed) or not 0 <= seed <= last:
         raise PinxitError(f"The seed {seed} is out of range: give 0 to {last}, so that every picture's is below 2^63.")
-    for name in ("guidance", "temperature"):
+    for name in ("guidance", "temperature", "gradient_guidance"):
         value = settings.get(name)
         if value is not None and not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
             raise PinxitError(f"{name} is {value!r}; give a number of at least 0.")
@@ -225,13 +244,36 @@ def check(n: int, seed: int, settings: Settings) -> None:
         raise PinxitError(f"top_p is {p!r}; give more than 0 and at most 1.")
     if (negative := settings.get("negative")) is not None and not isinstance(negative, str):
         raise PinxitError(f"negative is {negative!r}; give a text.")
-    if (steps := settings.get("steps")) is not None and not (_whole(steps) and steps >= 1):
-        raise PinxitError(f"steps is {steps!r}; give a whole number of at least 1.")
+    for name in ("steps", "upsample_steps"):
+        steps = settings.get(name)
+        if steps is not None and not (_whole(steps) and steps >= 1):  # type: ignore[operator]
+            raise PinxitError(f"{name} is {steps!r}; give a whole number of at least 1.")
+    if (share := settings.get("threshold")) is not None and not (isinstance(share, int | float) and 0 < share <= 1):
+        raise PinxitError(f"threshold is {share!r}; give more than 0 and at most 1, 0.995 say.")
+    if (interval := settings.get("interval")) is not None:
+        numbers = [value for value in interval if isinstance(value, int | float) and value >= 0]
+        if len(numbers) != 2 or numbers[0] > numbers[1]:
+            raise PinxitError(f"interval is {interval!r}; give the least and the most noise, such as 0.3 and 5.")
     if (size := settings.get("size")) is not None:
         if not (isinstance(size, tuple | list) and len(size) == 2 and all(_whole(side) and side >= 1 for side in size)):
             raise PinxitError(f"size is {size!r}; give width and height in pixels.")
         if size[0] * size[1] > images.LIMITS.pixels:
             raise PinxitError(f"size is {size[0]}x{size[1]}; give at most {images.LIMITS.pixels:,} pixels in all.")
+
+
+def read_defaults(folder: Path, given: Any, known: Settings) -> Settings:
+    """The `defaults` of a checkpoint's config.json, once they make sense."""
+    try:
+        if not isinstance(given, dict):
+            raise PinxitError("they are no object.")
+        for name in given:
+            if name not in known:
+                raise unknown("setting", name, known)
+        asked = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[typeddict-item]
+        check(1, 0, asked)
+    except PinxitError as fault:
+        raise PinxitError(f"The defaults in {folder / 'config.json'} cannot be used: {fault}") from None
+    return asked
 
 
 def _whole(value: Any) -> bool:

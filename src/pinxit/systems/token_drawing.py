@@ -18,7 +18,7 @@ from pinxit.models.token_transformer import TokenTransformer, TokenTransformerCo
 from pinxit.nn.compiling import check_compiler, compiled
 from pinxit.nn.packing import can_pack, packed
 from pinxit.progress import Progress
-from pinxit.systems.system import Settings, check
+from pinxit.systems.system import Settings
 from pinxit.tokens.parallel import fill, noise
 from pinxit.tokens.sampler import Choice, guide, sample, uniforms
 
@@ -61,9 +61,9 @@ DEFAULTS: Settings = {
 """What is in force where a checkpoint and the person say nothing."""
 
 
-def defaults_of(config: PriorConfig) -> Settings:
-    """The settings that a network is drawn with: steps too, where it draws in any order."""
-    return Settings(**{**DEFAULTS, "steps": STEPS}) if config.order == "masked" else DEFAULTS
+def defaults_of(order: str) -> Settings:
+    """The settings of drawing in an order: steps too, where that is any."""
+    return Settings(**{**DEFAULTS, "steps": STEPS}) if order == "masked" else DEFAULTS
 
 
 def prior_kind(config: PriorConfig) -> str:
@@ -232,18 +232,3 @@ def _starts(whole: int, part: int) -> list[int]:
 
 def _choice(settings: Settings) -> Choice:
     return Choice(settings["temperature"], settings["top_k"], settings["top_p"])
-
-
-def read_defaults(folder: Path, given: Any, known: Settings) -> Settings:
-    """The `defaults` of a checkpoint's config.json, once they make sense."""
-    try:
-        if not isinstance(given, dict):
-            raise PinxitError("they are no object.")
-        for name in given:
-            if name not in known:
-                raise unknown("setting", name, known)
-        asked = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[typeddict-item]
-        check(1, 0, asked)
-    except PinxitError as fault:
-        raise PinxitError(f"The defaults in {folder / 'config.json'} cannot be used: {fault}") from None
-    return asked

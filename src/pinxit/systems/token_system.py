@@ -21,15 +21,16 @@ from PIL import Image
 from torch import Tensor
 
 from pinxit.checkpoints.files import read_config
-from pinxit.data.images import fit, opaque
 from pinxit.errors import PinxitError
 from pinxit.progress import Progress
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.codec import Codec
 from pinxit.systems.conditions import Condition, EmbeddingCondition, TextCondition, ViewCondition, read_condition
+from pinxit.systems.masking import masked
 from pinxit.systems.picture import Picture
-from pinxit.systems.system import KINDS, Settings, System
-from pinxit.systems.token_drawing import Prior, TokenDrawer, defaults_of, read_defaults
+from pinxit.systems.reranking import best, check_wish
+from pinxit.systems.system import KINDS, Settings, System, read_defaults
+from pinxit.systems.token_drawing import Prior, TokenDrawer, defaults_of
 
 PARTS = {
     "dalle1": ("dvae", "transformer"),
@@ -67,7 +68,7 @@ class TokenSystem(System):
         self.kind = kind  # type: ignore[misc]
         self.device = codec.device
         self.codec, self.drawer, self.condition, self.clip = codec, drawer, condition, clip
-        self.defaults = Settings(**{**defaults_of(config), **(defaults or {})})
+        self.defaults = Settings(**{**defaults_of(config.order), **(defaults or {})})
 
     @classmethod
     def from_checkpoint(cls, folder: Path, device: torch.device) -> Self:
@@ -83,8 +84,13 @@ class TokenSystem(System):
             drawer,
             read_condition(prior, drawer.network.config, codec, clip),
             clip,
-            read_defaults(folder, config.get("defaults") or {}, defaults_of(drawer.network.config)),
+            read_defaults(folder, config.get("defaults") or {}, defaults_of(drawer.network.config.order)),
         )
+
+    @classmethod
+    def takes(cls, kind: str) -> Settings:
+        """Steps too, where codes are drawn in any order."""
+        return defaults_of("masked" if kind == "maskgit" else "raster")
 
     @property
     def prior(self) -> Prior:
@@ -108,7 +114,7 @@ class TokenSystem(System):
 
         A `size` that is larger than the trained one is painted by a window that slides over it.
         """
-        return self._paint(prompt, n, seed, settings, progress)
+        return self._make(prompt, n, seed, settings, progress)
 
     def translate(
         self,
@@ -129,7 +135,7 @@ class TokenSystem(System):
         if not isinstance(self.condition, ViewCondition):
             raise PinxitError(f"{self.name or 'This model'} draws for prompts, not from pictures. Use `generate`.")
         condition = self.condition.of(image, as_it_is=as_it_is)
-        pictures = self._paint("", n, seed, settings, progress, condition=condition)
+        pictures = self._make("", n, seed, settings, progress, condition=condition)
         return [replace(picture, settings={**picture.settings, "as_it_is": as_it_is}) for picture in pictures]
 
     def complete(
@@ -151,7 +157,7 @@ class TokenSystem(System):
             raise PinxitError(f"{kept} rows cannot be kept: the picture has {rows} rows of codes.")
         known = torch.cat([torch.arange(side**2) < kept * side * (side // rows) for side in sides])
         codes = self.codec.encode(image).flatten(1)
-        pictures = self._paint(prompt, n, seed, settings, progress, given=codes, known=known)
+        pictures = self._make(prompt, n, seed, settings, progress, given=codes, known=known)
         return [replace(picture, settings={**picture.settings, "keep_rows": kept}) for picture in pictures]
 
     def edit(
@@ -171,17 +177,12 @@ class TokenSystem(System):
         """
         if "edit" not in KINDS[self.kind].can:
             raise self.lacks("edit")
-        if mask.size != image.size:
-            raise PinxitError(f"The mask has {mask.size} pixels, the picture {image.size}. Give one of the same size.")
         size, (rows, columns) = self.codec.size, self.codec.grid
-        before = fit(opaque(image), size)
-        white = fit(mask.convert("L").convert("RGB"), size).convert("L").point(lambda value: 255 * (value >= 128))
+        before, white = masked(image, mask, size)
         cells = torch.from_numpy(np.asarray(white) > 0)
         touched = cells.view(rows, size // rows, columns, size // columns).any(3).any(1).flatten()
-        if not touched.any():
-            raise PinxitError("The mask is black all over, so there is nothing to paint. Make white what is to change.")
         codes = self.codec.encode(before).flatten(1)
-        made = self._paint(prompt, n, seed, settings, progress, given=codes, known=~touched)
+        made = self._make(prompt, n, seed, settings, progress, given=codes, known=~touched)
         return [replace(picture, image=Image.composite(picture.image, before, white)) for picture in made]
 
     def encode(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
@@ -196,10 +197,16 @@ class TokenSystem(System):
         """Pictures -> the same through the codec."""
         return self.codec.reconstruct(images)
 
+    def paint(
+        self, prompts: Sequence[str], seeds: Sequence[int], settings: Settings, progress: Progress | None = None
+    ) -> list[Image.Image]:
+        """A picture for each prompt and seed, by resolved settings."""
+        return self.decode(self.sample(prompts, seeds, settings, progress))
+
     def sample(
         self, prompts: Sequence[str], seeds: Sequence[int], settings: Settings, progress: Progress | None = None
     ) -> Tensor:
-        """The codes of a picture for each prompt and seed, int64 b *shape."""
+        """Its codes, int64 b *shape."""
         return self._sample(self.condition(prompts), seeds, settings, progress)
 
     def _sample(
@@ -235,7 +242,7 @@ class TokenSystem(System):
             )
         return size[1] // pixels, size[0] // pixels
 
-    def _paint(
+    def _make(
         self,
         prompt: str,
         n: int,
@@ -251,25 +258,11 @@ class TokenSystem(System):
         chosen = self.resolve(n, seed, settings)
         if chosen["size"] and (given is not None or condition is not None):
             raise PinxitError("`size` goes with pictures that are drawn from a prompt alone. Leave it out.")
-        if chosen["rerank"] and self.clip is None:
-            raise PinxitError(f"{self.name or 'This model'} has no CLIP, so it cannot rerank. Leave --rerank out.")
-        if chosen["negative"] and chosen["guidance"] <= 1:
-            raise PinxitError(
-                f"`negative` is what guidance leads away from, which one of {chosen['guidance']:g} does not. Raise it "
-                "above 1, to 2 say."
-            )
+        check_wish(self.name, chosen, self.clip)
         seeds = range(seed, seed + (chosen["rerank"] or n))
         condition = self.condition([prompt]) if condition is None else condition
         codes = self._sample(condition.expand(len(seeds), -1), seeds, chosen, progress, given, known)
-        images = self.codec.decode(codes)
-        scores: list[float | None] = [None] * len(images)
-        if chosen["rerank"] and self.clip is not None:
-            scores = list(self.clip.score(images, prompt).flatten().tolist())
-        kept = {name: value for name, value in chosen.items() if value is not None}
         if self.codec.bf16:
-            kept["bf16"] = True
-        pictures = [
-            Picture(image, prompt, s, self.name, kept, score)
-            for image, s, score in zip(images, seeds, scores, strict=True)
-        ]
-        return sorted(pictures, key=lambda picture: -(picture.score or 0.0))[:n]
+            chosen = chosen | {"bf16": True}  # type: ignore[assignment]
+        images = self.codec.decode(codes)
+        return best(images, prompt, seeds, n, name=self.name, settings=chosen, clip=self.clip)

@@ -1,0 +1,168 @@
+"""Networks that tell noise from pictures: what a recipe learns from, and how it is put together.
+
+The recipes themselves are those of each system: `ddpm`, `adm`, `glide`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from pinxit.checkpoints.files import read_tensors, to_config
+from pinxit.data.augment import random_mask
+from pinxit.data.images import grid, to_pil
+from pinxit.data.sample import BadSample, Pairs, Sample
+from pinxit.diffusion.process import roughened
+from pinxit.errors import PinxitError
+from pinxit.models.denoiser import Asked, Denoiser, DenoiserConfig, widened
+from pinxit.objectives.denoising import Denoising
+from pinxit.recipes.codecs import PictureDataConfig, Pixels
+from pinxit.recipes.conditions import PREVIEWS, LabelDataConfig, Labels, TextDataConfig, Texts, prompts_of
+from pinxit.recipes.recipe import Context, Recipe, Run, held_batches, hold_back
+from pinxit.systems.conditions import LabelCondition
+from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
+
+VALIDATION_BATCH = 64
+
+PREVIEW = Drawing("dpm-solver", 20)
+"""How previews are drawn: quickly."""
+
+
+@dataclass(frozen=True)
+class DrawingDataConfig(PictureDataConfig):
+    """Pictures alone."""
+
+    crop: float = 1.0
+    flip: bool = False
+    low_noise: float = 0.5
+    """For a network that enlarges: how noisy the small pictures may be that it learns from, from 0 to 1."""
+    guidance: float = 3.0
+    """By which previews are led, where there is something to draw for."""
+
+
+@dataclass(frozen=True)
+class TextDrawingDataConfig(DrawingDataConfig, TextDataConfig):
+    """Pictures with their captions."""
+
+
+@dataclass(frozen=True)
+class LabelDrawingDataConfig(DrawingDataConfig, LabelDataConfig):
+    """Pictures with their classes."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A sample -> `pixels` 3 h w, and what an `Asked` holds of it, by its names there."""
+
+    pixels: Pixels
+    words: Texts | Labels | None = None
+    low: int | None = None
+    low_noise: float | None = None
+    known: bool = False
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
+        """Draws a crop, a caption, a mask, and how noisy the small picture is."""
+        made = self.pixels(sample, rng)
+        if isinstance(self.words, Texts):
+            made["ids"] = self.words.ids(sample, rng)
+        elif self.words:
+            made["labels"] = self.words.ids(sample, rng)[0]
+        if self.low:
+            small = F.avg_pool2d(made["pixels"], made["pixels"].shape[-1] // self.low)
+            if self.low_noise is not None:
+                noise = torch.from_numpy(rng.standard_normal(small.shape, np.float32))
+                made["low_level"] = torch.tensor(rng.uniform(0, self.low_noise), dtype=torch.float32)
+                small = roughened(small[None], noise, made["low_level"][None])[0]
+            made["low"] = small
+        if self.known:
+            made |= {"known": made["pixels"], "mask": torch.from_numpy(random_mask(made["pixels"].shape[-1], rng))}
+        return made
+
+
+def open_pictures(recipe: Recipe, context: Context) -> Pairs:
+    """The pictures, at the size of the recipe's network."""
+    return context.pairs(recipe.data, recipe.model.unet.size)
+
+
+def build_denoiser(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
+    """A denoiser for what its data config says: texts, classes or nothing."""
+    config, data = recipe.model, recipe.data
+    assert isinstance(config, DenoiserConfig)
+    assert isinstance(data, DrawingDataConfig)
+    training, held = hold_back(pairs, data.validation)
+    words: Texts | Labels | None = None
+    varied: Texts | Labels | None = None
+    said: dict[str, Any] = {}
+    if isinstance(data, TextDrawingDataConfig):
+        if config.text is None:
+            raise PinxitError("This recipe learns from captions; model.text says how they are read. Give one.")
+        words = Texts.learnt(data, training, config.text.vocabulary, config.text.length, None)
+        varied = words.varied(data)
+        config = replace(config, text=replace(config.text, vocabulary=words.tokenizer.vocab_size))
+        prompts = prompts_of(data.prompts, held)
+        previews, away = (Asked(ids=words.condition(texts)) for texts in (prompts, ("",)))
+    elif isinstance(data, LabelDrawingDataConfig):
+        words = Labels.told(data, [meta for i in range(len(pairs)) if (meta := _meta(pairs, i))])
+        varied = replace(words, dropout=data.label_dropout)
+        config = replace(config, classes=len(words.names))
+        said = {"labels": list(words.names)}
+        condition = LabelCondition(words.names)
+        previews, away = (Asked(labels=condition(names)[:, 0]) for names in (words.shown, ("",)))
+    else:
+        previews, away = Asked(), Asked()
+    network = Denoiser(config)
+    if "start" in context.parts:
+        network.load_state_dict(widened(read_tensors(context.model("start"), "denoiser"), network))
+    size = config.unet.size
+    plain = Example(Pixels(size), words, config.low, 0.0 if config.low_noise else None, config.known)
+    example = replace(
+        plain,
+        pixels=Pixels(size, data.crop, data.flip, data.recolour),
+        words=varied,
+        low_noise=data.low_noise if config.low_noise else None,
+    )
+    validation = held_batches(held, plain, VALIDATION_BATCH)
+    paint = _painter(network, previews, away, data.guidance, validation)
+    return Run(
+        objective=Denoising(network, config.process, recipe.objective, paint),
+        samples=training,
+        transform=example,
+        config={"kind": "denoiser", "config": to_config(config), **said},
+        validation=validation,
+        tokenizer=words.tokenizer.to_json() if isinstance(words, Texts) else None,
+    )
+
+
+def _meta(pairs: Pairs, index: int) -> Any:
+    try:
+        return pairs.meta_at(index)
+    except BadSample:
+        return None  # whoever reads the sample counts and names it
+
+
+def _painter(
+    network: Denoiser, previews: Asked, away: Asked, guidance: float, validation: Callable[[], Any] | None
+) -> Callable[[], Image.Image | None]:
+    """Draws the previews: always the same prompts, or pictures held back, and the same noise."""
+    config = network.config
+    nothing = previews.ids is None and previews.labels is None
+    if config.low or config.known:
+        if validation is None:
+            return lambda: None
+        batch = next(iter(validation()))
+        shown = {name: value[:PREVIEWS] for name, value in batch.items() if name in Asked.__dataclass_fields__}
+        previews = Asked(**shown)
+    rows = next((len(value) for value in vars(previews).values() if value is not None), PREVIEWS)
+    how = PREVIEW if nothing else PREVIEW._replace(guidance=guidance)
+
+    def paint() -> Image.Image:
+        drawn = NoiseDrawer(network).draw(previews, range(rows), how, away=None if nothing else away)
+        return grid([to_pil(picture) for picture in drawn], 8)
+
+    return paint

@@ -1,0 +1,137 @@
+"""GLIDE: pictures from text by diffusion, guided without a classifier; parts of pictures anew.
+
+pinxit train glide --data SRC --out runs/glide
+pinxit generate "a red apple" --model runs/glide --guidance 3
+pinxit train glide-inpaint --data SRC --out runs/inpaint --part start=runs/glide/base
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pinxit.diffusion.process import ProcessConfig
+from pinxit.diffusion.schedules import DiscreteConfig
+from pinxit.models.denoiser import DenoiserConfig
+from pinxit.models.text_encoder import TextEncoderConfig
+from pinxit.models.unet import UNetConfig
+from pinxit.objectives.denoising import DenoisingConfig
+from pinxit.recipes.clip import clip, clip_tiny
+from pinxit.recipes.codecs import UNMEASURED
+from pinxit.recipes.dalle1_scenes import CAPTIONS, PROMPTS
+from pinxit.recipes.denoisers import TextDrawingDataConfig, build_denoiser, open_pictures
+from pinxit.recipes.model import ModelStage
+from pinxit.recipes.pipeline import Pipeline
+from pinxit.recipes.recipe import Recipe
+from pinxit.training.loop import TrainingConfig
+from pinxit.training.optimizers import OptimizerConfig
+
+TEXT = TextEncoderConfig(vocabulary=2_048, length=32, width=256, depth=4, heads=4)
+
+BASE = DenoiserConfig(
+    UNetConfig(
+        size=64,
+        channels=128,
+        multipliers=(1, 2, 2),
+        blocks=2,
+        attention=(8,),
+        tokens=TEXT.width,
+        patch=4,
+    ),
+    ProcessConfig(DiscreteConfig("cosine"), target="x0"),
+    text=TEXT,
+)
+"""Squares of 4x4 pixels are folded into channels, so that all work is done at 16x16 and below."""
+
+DEFAULTS = {"sampler": "dpm-solver", "steps": 25, "guidance": 3.0}
+
+
+def glide_base() -> Recipe:
+    """Text to 64 pixels."""
+    return Recipe(
+        name="glide-base",
+        summary="The base of GLIDE: a U-Net that draws 64 pixels after a text.",
+        hardware="2 cores",
+        hours=None,
+        expected=UNMEASURED,
+        model=BASE,
+        objective=DenoisingConfig(weighting="velocity"),
+        data=TextDrawingDataConfig(),
+        optimizer=OptimizerConfig(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, warmup=200, floor=0.02),
+        training=TrainingConfig(steps=10_000, batch_size=64, ema_decay=0.999, channels_last=True),
+        learns_from=open_pictures,
+        build=build_denoiser,
+        takes=("start",),
+        captioned=True,
+    )
+
+
+def glide_base_tiny() -> Recipe:
+    """The same at 32 pixels, in seconds."""
+    recipe = glide_base()
+    text = replace(TEXT, vocabulary=640, length=16, width=64, depth=1, heads=1)
+    unet = replace(BASE.unet, size=32, channels=32, multipliers=(1, 2), blocks=1, attention=(4,), tokens=64)
+    return replace(
+        recipe,
+        name="glide-base-tiny",
+        summary="The recipe glide-base at 32 pixels, in seconds.",
+        hardware="1 core",
+        model=replace(BASE, unet=unet, text=text),
+        data=TextDrawingDataConfig(captions={"short": 1.0}, bpe_dropout=0.0, validation=64),
+        optimizer=replace(recipe.optimizer, lr=2e-3, warmup=20),
+        training=replace(recipe.training, steps=300, batch_size=32, ema_decay=0.98),
+    )
+
+
+def glide() -> Pipeline:
+    """GLIDE at 64 pixels, with a CLIP to choose."""
+    return Pipeline(
+        name="glide",
+        summary="GLIDE at 64 pixels: pictures from text by diffusion.",
+        hardware="2 cores",
+        hours=None,
+        expected=UNMEASURED,
+        stages={
+            "base": glide_base(),
+            "clip": clip(),
+            "model": ModelStage(name="glide-model", kind="glide", parts=("base", "clip"), defaults=DEFAULTS),
+        },
+    )
+
+
+def glide_tiny() -> Pipeline:
+    """The same at 32 pixels, in a minute."""
+    return replace(
+        glide(),
+        name="glide-tiny",
+        summary="GLIDE at 32 pixels in a minute, for tests and first tries.",
+        hardware="1 core",
+        stages={**glide().stages, "base": glide_base_tiny(), "clip": clip_tiny()},
+    )
+
+
+def glide_scenes() -> Pipeline:
+    """On drawn scenes, whose truth is known, within 90 minutes on two cores."""
+    base = glide_base()
+    return replace(
+        glide(),
+        name="glide-scenes",
+        summary="GLIDE on drawn scenes of shapes, to be judged by how it follows the text.",
+        stages={
+            "base": replace(
+                base,
+                model=replace(BASE, text=replace(TEXT, vocabulary=640, length=24)),
+                data=TextDrawingDataConfig(captions=CAPTIONS, prompts=PROMPTS, bpe_dropout=0.0),
+            ),
+            "clip": replace(
+                clip(),
+                data=replace(clip().data, captions=CAPTIONS),
+                training=replace(clip().training, steps=800, batch_size=128),
+            ),
+            "model": glide().stages["model"],
+        },
+    )
+
+
+def glide_scenes_tiny() -> Pipeline:
+    """The same at 32 pixels, in a minute."""
+    return replace(glide_tiny(), name="glide-scenes-tiny", summary="The recipe glide-scenes at 32 pixels, in a minute.")

@@ -1,0 +1,18 @@
+"""A picture and a mask, as a person gives them."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from pinxit.data.images import fit, opaque
+from pinxit.errors import PinxitError
+
+
+def masked(image: Image.Image, mask: Image.Image, size: int) -> tuple[Image.Image, Image.Image]:
+    """The picture and its mask as squares of `size` pixels; the mask black and white alone, white to be painted."""
+    if mask.size != image.size:
+        raise PinxitError(f"The mask has {mask.size} pixels, the picture {image.size}. Give one of the same size.")
+    white = fit(mask.convert("L").convert("RGB"), size).convert("L").point(lambda value: 255 * (value >= 128))
+    if not white.getbbox():
+        raise PinxitError("The mask is black all over, so there is nothing to paint. Make white what is to change.")
+    return fit(opaque(image), size), white

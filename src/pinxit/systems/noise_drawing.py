@@ -1,0 +1,227 @@
+"""Pictures from noise by a denoiser: what all systems that draw by diffusion have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pinxit.checkpoints.files import from_config, load_network, read_config
+from pinxit.diffusion import guidance, samplers
+from pinxit.diffusion.guidance import ALWAYS
+from pinxit.diffusion.levels import Denoiser as Denoise
+from pinxit.diffusion.levels import Level
+from pinxit.diffusion.process import Process
+from pinxit.diffusion.samplers import Step
+from pinxit.diffusion.schedules import FAST27, Discrete
+from pinxit.errors import PinxitError, unknown
+from pinxit.models.denoiser import Asked, Denoiser, DenoiserConfig
+from pinxit.models.unet import Guide
+from pinxit.nn.compiling import check_compiler
+from pinxit.progress import Progress
+
+BATCH = 32
+"""Pictures of 64 pixels a side that are drawn at once; fewer of larger ones."""
+
+Score = Callable[[Tensor, Level], Tensor]
+"""Noisy values b ... and their level -> how good they are, b: what gradient guidance climbs."""
+
+Walk = Callable[..., Iterator[Step]]
+
+SAMPLERS: dict[str, Walk] = {
+    "ddpm": samplers.ancestral,
+    "ddim": samplers.ddim,
+    "euler": partial(samplers.heun, correct=False),
+    "heun": samplers.heun,
+    "plms": samplers.plms,
+    "dpm-solver": samplers.dpm_solver,
+    "dpm-solver-sde": partial(samplers.dpm_solver, random=True),
+}
+"""What `sampler` may be."""
+
+RANDOM = ("ddpm", "dpm-solver-sde")
+"""Those that add noise on the way."""
+
+REPEATS = 5
+"""How often RePaint, by networks that have not learnt to be shown a part, goes over each tenth of the way."""
+
+FAST = "fast27"
+"""The steps of GLIDE's upsampler, by their name."""
+
+
+class Drawing(NamedTuple):
+    """How a network's pictures are reached."""
+
+    sampler: str = "ddpm"
+    steps: int | str = 100
+    """Their number, or "fast27"."""
+    guidance: float = 1.0
+    interval: tuple[float, float] = ALWAYS
+    """sigma/alpha at which guidance is on."""
+    threshold: float | None = None
+    """The share of values that dynamic thresholding keeps within 1; without it they are clipped."""
+    gradient: float = 0.0
+    """Scale of gradient guidance."""
+    temperature: float = 1.0
+    """Scales the noise that drawing starts from."""
+
+
+class NoiseDrawer:
+    """A denoiser at work."""
+
+    def __init__(self, network: Denoiser) -> None:
+        """The network as it stands; `ready` prepares one that learns no more."""
+        self.network = network
+        self.process = Process(network.config.process)
+        self.bf16 = False
+        self._forward: Callable[[Tensor, Tensor, Guide], Tensor] = self.network.drawing
+
+    @classmethod
+    def ready(cls, network: Denoiser, device: torch.device) -> NoiseDrawer:
+        """For a network that learns no more."""
+        return cls(network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False))  # type: ignore[call-overload]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it draws."""
+        return next(self.network.parameters()).device
+
+    @classmethod
+    def from_checkpoint(cls, folder: Path, device: torch.device) -> NoiseDrawer:
+        """Reads config.json and the network's safetensors."""
+        config = read_config(folder)
+        if config["kind"] != "denoiser":
+            raise PinxitError(f"{folder} is of kind {config['kind']}; a denoiser is wanted there.")
+        network = Denoiser(from_config(DenoiserConfig, config.get("config", {})))
+        load_network(folder, "denoiser", network)
+        return cls.ready(network, device)
+
+    def quicken(self, *, bf16: bool = False, compile: bool = False) -> None:
+        """Multiplies in bfloat16, through a compiled network, or both."""
+        self.bf16 = bf16
+        if compile:
+            check_compiler(self.device)
+        drawing = self.network.drawing
+        self._forward = torch.compile(drawing, dynamic=False) if compile else drawing
+
+    @property
+    def config(self) -> DenoiserConfig:
+        """The network's."""
+        return self.network.config
+
+    @property
+    def size(self) -> int:
+        """Pixels a side that it has learnt to draw."""
+        return self.config.unet.size
+
+    def levels(self, steps: int | str) -> list[Level]:
+        """The levels of drawing in so many steps."""
+        schedule = self.process.schedule
+        if steps == FAST:
+            if not isinstance(schedule, Discrete):
+                raise PinxitError(f"steps={FAST} is for levels of noise that are counted; give a number.")
+            return schedule.sections(FAST27)
+        if not isinstance(steps, int):
+            raise unknown("steps", steps, (FAST, "a number"))
+        return schedule.levels(steps)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        asked: Asked,
+        seeds: Sequence[int],
+        how: Drawing,
+        *,
+        away: Asked | None = None,
+        score: Callable[[int, int], Score] | None = None,
+        stream: int = 0,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Pictures b c h w in [-1, 1], on the CPU, for what is asked of each and its seed, in batches.
+
+        `away` (of one picture) is what guidance leads away from. `score` makes, for the pictures from one place to
+        another, what gradient guidance climbs. A picture's noise belongs to its seed and the `stream`, so that it is
+        the same alone and among others.
+        """
+        if how.sampler not in SAMPLERS:
+            raise unknown("sampler", how.sampler, SAMPLERS)
+        batch = max(1, BATCH * 64**2 // self.size**2)
+        levels = self.levels(how.steps)
+        drawn: list[Tensor] = []
+        for start in range(0, len(seeds), batch):
+            own = seeds[start : start + batch]
+            end = start + len(own)
+            rows = asked.rows(start, end).to(self.device)
+            denoise = self._denoiser(rows, away, how)
+            if score is not None:
+                denoise = guidance.by_gradient(denoise, score(start, end), how.gradient)
+            steps = list(levels[1:])
+            for done, step in enumerate(self._walk(denoise, noise_of(own, stream, self.device), levels, how, rows)):
+                x = step.x
+                if progress:
+                    progress(start * len(steps) + min(done + 1, len(steps)) * len(own), len(seeds) * len(steps))
+            drawn.append(x.float().clamp(-1, 1).cpu())
+        return torch.cat(drawn)
+
+    def _walk(
+        self, denoise: Denoise, noise: samplers.Noise, levels: list[Level], how: Drawing, asked: Asked
+    ) -> Iterator[Step]:
+        unet = self.config.unet
+        x = noise(torch.empty(0, unet.inputs, unet.size, unet.size)) * how.temperature
+        x = x * math.hypot(levels[0].alpha, levels[0].sigma)
+        if asked.known is not None and asked.mask is not None:
+            if not self.config.known:
+                jump = max(1, len(levels) // 10)
+                known, painted = asked.known, 1 - asked.mask
+                return samplers.repaint(
+                    denoise, x, levels, known=known, mask=painted, jump=jump, repeats=REPEATS, noise=noise
+                )
+            denoise = guidance.keeping(denoise, asked.known, 1 - asked.mask)
+        options: dict[str, Any] = {"noise": noise} if how.sampler in RANDOM else {}
+        if how.sampler == "ddpm" and self.config.process.learned_variance:
+            options["variance"] = "learned"
+        return SAMPLERS[how.sampler](denoise, x, levels, **options)
+
+    def _denoiser(self, asked: Asked, away: Asked | None, how: Drawing) -> Denoise:
+        """Led by guidance, and within the bounds of pixels."""
+        plain = self._told(asked)
+        denoise = plain
+        if how.guidance != 1 and away is not None:
+            both = self._told(asked.joined(asked.instead(away.to(self.device))))
+            denoise = guidance.classifier_free(plain, both, how.guidance, interval=how.interval)
+        if how.threshold is not None:
+            return guidance.dynamic_threshold(denoise, how.threshold)
+        return guidance.clipped(denoise)
+
+    def _told(self, asked: Asked) -> Denoise:
+        """The network as samplers know it, for what is asked."""
+        guide: Guide | None = None
+
+        def network(x: Tensor, times: Tensor) -> Tensor:
+            nonlocal guide
+            with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                guide = guide or self.network.guide(asked)
+                return self._forward(x, times, guide).float()
+
+        return self.process.denoiser(network)
+
+
+def noise_of(seeds: Sequence[int], stream: int, device: torch.device) -> samplers.Noise:
+    """Normal noise, a row for each seed; its own numbers each time it is asked, whatever the other rows are."""
+    generators = [torch.Generator().manual_seed(mixed(seed, stream)) for seed in seeds]
+
+    def noise(like: Tensor) -> Tensor:
+        rows = [torch.randn(like.shape[1:], generator=generator) for generator in generators]
+        return torch.stack(rows).to(device).contiguous(memory_format=torch.channels_last)
+
+    return noise
+
+
+def mixed(seed: int, stream: int) -> int:
+    """A seed of its own for each stream of noise that a picture takes."""
+    return (seed + stream * 0x9E3779B97F4A7C15) % 2**64
