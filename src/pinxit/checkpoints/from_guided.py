@@ -7,7 +7,7 @@ that they were trained with.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from pinxit.diffusion.schedules import DiscreteConfig
 from pinxit.errors import PinxitError
 from pinxit.models.denoiser import SIZES, Denoiser, DenoiserConfig
 from pinxit.models.text_encoder import TextEncoderConfig
-from pinxit.models.unet import Block, Look, UNetConfig
+from pinxit.models.unet import Block, Look, UNetConfig, UNetEncoder
 
 NEW_ORDER = ("adm-64",)
 """Published weights whose queries, keys and values stand apart before they are split into heads."""
@@ -31,7 +31,6 @@ FLAGS: dict[str, Any] = {
     "attention_resolutions": "16,8",
     "channel_mult": "",
     "dropout": 0.0,
-    "class_cond": False,
     "use_scale_shift_norm": True,
     "resblock_updown": False,
     "use_new_attention_order": False,
@@ -59,7 +58,11 @@ GLIDE_FLAGS = FLAGS | {
 MULTIPLIERS = {512: (0.5, 1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
 """By the side of the pictures, where channel_mult is left out."""
 
-BETAS = {"linear": "linear", "cosine": "cosine", "squaredcos_cap_v2": "cosine"}
+BETAS: dict[str, Literal["linear", "cosine"]] = {
+    "linear": "linear",
+    "cosine": "cosine",
+    "squaredcos_cap_v2": "cosine",
+}
 
 BLOCK = {
     "in_layers.0": "norm1",
@@ -121,6 +124,8 @@ def configured(state: Mapping[str, Tensor], flags: Mapping[str, Any]) -> Denoise
     steps = int(told["diffusion_steps"])
     if steps != 1_000 and not told["rescale_timesteps"]:
         raise PinxitError(f"diffusion_steps={steps} goes with rescale_timesteps=true here: times are of a thousand.")
+    if told["noise_schedule"] not in BETAS:
+        raise PinxitError(f"noise_schedule={told['noise_schedule']} is unknown here. Known are: {', '.join(BETAS)}.")
     low = int(told["small_size"]) if "small_size" in told else None
     beside = state["input_blocks.0.0.weight"].shape[1] - 3
     head_width = int(told["num_head_channels"])
@@ -143,7 +148,7 @@ def configured(state: Mapping[str, Tensor], flags: Mapping[str, Any]) -> Denoise
             dropout=float(told["dropout"]),
         ),
         ProcessConfig(
-            DiscreteConfig("cosine" if BETAS[told["noise_schedule"]] == "cosine" else "linear", steps),
+            DiscreteConfig(BETAS[told["noise_schedule"]], steps),
             target="x0" if told["predict_xstart"] else "eps",
             learned_variance=learned,
         ),
@@ -183,12 +188,7 @@ def _weights(state: Mapping[str, Tensor], config: DenoiserConfig, *, new_order: 
 def _places(network: Denoiser) -> Iterator[Place]:
     """All layers with a weight and a bias."""
     unet = network.unet
-    yield from (Place(f"time_embed.{number}", f"unet.time.{number}") for number in (0, 2))
-    yield Place("input_blocks.0.0", "unet.stem")
-    for number, stage in enumerate(unet.down):
-        yield from _stage(stage, [f"input_blocks.{number + 1}.{i}" for i in range(2)], f"unet.down.{number}")
-    yield from _stage(unet.middle[0], ["middle_block.0", "middle_block.1"], "unet.middle.0")
-    yield from _stage(unet.middle[1], ["middle_block.2"], "unet.middle.1")
+    yield from _encoder(unet.encoder, "unet.encoder")
     for number, stage in enumerate(unet.up):
         yield from _stage(stage, [f"output_blocks.{number}.{i}" for i in range(3)], f"unet.up.{number}")
     yield from (Place(f"out.{number}", f"unet.out.{number}") for number in (0, 2))
@@ -202,10 +202,19 @@ def _places(network: Denoiser) -> Iterator[Place]:
         yield Place("transformer_proj", "text_to_time")
 
 
+def _encoder(encoder: UNetEncoder, ours: str) -> Iterator[Place]:
+    """The way down, and the middle."""
+    yield from (Place(f"time_embed.{number}", f"{ours}.time.{number}") for number in (0, 2))
+    yield Place("input_blocks.0.0", f"{ours}.stem")
+    for number, stage in enumerate(encoder.down):
+        yield from _stage(stage, [f"input_blocks.{number + 1}.{i}" for i in range(2)], f"{ours}.down.{number}")
+    yield from _stage(encoder.middle[0], ["middle_block.0", "middle_block.1"], f"{ours}.middle.0")
+    yield from _stage(encoder.middle[1], ["middle_block.2"], f"{ours}.middle.1")
+
+
 def _stage(stage: nn.Module, theirs: list[str], ours: str) -> Iterator[Place]:
     """A block, its attention, and what doubles the resolution: one after the other in `theirs`."""
-    parts = [(name, part) for name, part in stage.named_children() if isinstance(part, nn.Module)]
-    for name, (part_name, part) in zip(theirs, parts, strict=False):
+    for name, (part_name, part) in zip(theirs, stage.named_children(), strict=False):
         place = f"{ours}.{part_name}"
         match part:
             case Block():

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from pinxit.atomic import write_atomically
-from pinxit.cli.outputs import device_option
+from pinxit.cli.outputs import device_option, quick_options
+from pinxit.cli.settings import setting_options
 from pinxit.progress import shown
 
 
@@ -21,24 +22,22 @@ from pinxit.progress import shown
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, metavar="S", help="The first candidate's."
 )
-@click.option("--guidance", type=click.FloatRange(0), metavar="G", help="As in `pinxit generate`, like the next three.")
-@click.option("--temperature", type=click.FloatRange(0), metavar="T")
-@click.option("--top-k", type=click.IntRange(1), metavar="K")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), metavar="P")
+@setting_options
 @click.option("--features", metavar="MODEL", help="What tells how alike pictures look: a CLIP, LPIPS.")
 @click.option(
     "--json", "path", type=click.Path(path_type=Path, dir_okay=False), metavar="PATH", help="Write everything there."
 )
 @device_option
+@quick_options
 def evaluate(
     model: str, src: str, n: int, seed: int, features: str | None, path: Path | None, device: str | None, **asked: Any
 ) -> None:
     """Measure MODEL on pictures that it was not trained on.
 
     A codec: PSNR, SSIM, how far reconstructions look and lie from the pictures, and the use of its codes. A CLIP:
-    recall at 1 and 5. A system that draws tokens: both, and on scenes, such as scenes:1000:held-in, the share of drawn
-    pictures that show what was asked, by category, beside that of the real pictures and of their reconstructions: what
-    the codec loses, no transformer can draw.
+    recall at 1 and 5. A system that draws: those of its parts that are such, and on scenes, such as
+    scenes:1000:held-in, the share of drawn pictures that show what was asked, by category, beside that of the real
+    pictures and of the codec's reconstructions: what the codec loses, no transformer can draw.
 
     Candidate i of prompt j has the seed S + 1024 j + i.
     """
@@ -46,7 +45,7 @@ def evaluate(
     from pinxit.evaluation import report
     from pinxit.systems.system import load
 
-    system = load(model, device)
+    system = load(model, device, bf16=asked.pop("bf16"), compile=asked.pop("compile"))
     pairs = open_pairs(src, size=report.picture_size(system), captioned=report.needs_captions(system))
     settings: Any = {name: value for name, value in asked.items() if value is not None}
     measured = report.evaluate(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pinxit.cli.outputs import device_option, free_path, is_picture, quick_options, read_out
+from pinxit.cli.settings import setting_options
 from pinxit.progress import Progress, shown
 
 if TYPE_CHECKING:
@@ -39,16 +40,7 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--seed", type=click.IntRange(0), metavar="S", help="Picture i has seed S + i; random if left out."
         ),
-        click.option(
-            "--guidance", type=click.FloatRange(0), metavar="G", help="How hard to follow the text; 1: plainly."
-        ),
-        click.option("--negative", metavar="TEXT", help="What guidance leads away from; needs guidance above 1."),
-        click.option("--steps", type=click.IntRange(1), metavar="K", help="Of drawing, where it draws in steps."),
-        click.option("--temperature", type=click.FloatRange(0), metavar="T", help="Below 1 plainer, above 1 wilder."),
-        click.option("--top-k", type=click.IntRange(1), metavar="K", help="Draw among the K likeliest tokens."),
-        click.option(
-            "--top-p", type=click.FloatRange(0, 1, min_open=True), metavar="P", help="Or the likeliest share P."
-        ),
+        setting_options,
         click.option("--rerank", type=click.IntRange(1), metavar="N", help="Make N and keep the best by CLIP."),
         click.option("--size", callback=read_size, metavar="WxH", help="In pixels, where the model has a choice."),
         device_option,

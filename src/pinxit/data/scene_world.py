@@ -95,7 +95,10 @@ class Scene:
         return relation_of(*self.objects) if len(self.objects) == 2 else None
 
     def to_json(self) -> dict[str, Any]:
-        """The exact truth as plain values: objects, relation, background, style, category and ask."""
+        """The exact truth as plain values: objects, relation, background, style, category and ask; and a class, which is
+        colour and shape of the only object, or "several".
+        """
+        alone = self.objects[0] if len(self.objects) == 1 else None
         return {
             "objects": [asdict(thing) | {"centre": list(thing.centre)} for thing in self.objects],
             "relation": self.relation,
@@ -104,6 +107,7 @@ class Scene:
             "style": self.style,
             "category": self.ask.category,
             "ask": self.ask.to_json(),
+            "class": f"{alone.colour} {alone.shape}" if alone else "several",
         }
 
 

@@ -15,6 +15,7 @@ from pinxit.data.scene_world import CATEGORIES, Ask
 from pinxit.errors import PinxitError
 from pinxit.evaluation.following import Following, following, follows
 from pinxit.progress import Progress
+from pinxit.systems.diffusion_system import DiffusionSystem
 from pinxit.systems.system import Settings
 from pinxit.systems.token_system import TokenSystem
 
@@ -23,6 +24,10 @@ APART = 1024
 
 AT_ONCE = 512
 """Candidates that are held in memory."""
+
+
+Painter = TokenSystem | DiffusionSystem
+"""What draws pictures after prompts."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,8 @@ class BestOf:
     """Following of real pictures, of their reconstructions, and of what was drawn, for the same asks."""
 
     real: Following
-    reconstructed: Following
+    reconstructed: Following | None
+    """None for a system that draws without a codec."""
     curve: dict[int, Following]
     """By k: of the best of k candidates, as CLIP chooses it."""
     any_of: Following
@@ -61,7 +67,7 @@ class BestOf:
         """Plain values."""
         return {
             "real": self.real.to_json(),
-            "reconstructed": self.reconstructed.to_json(),
+            "reconstructed": self.reconstructed.to_json() if self.reconstructed else None,
             "best_of": {str(k): value.to_json() for k, value in self.curve.items()},
             "any_of": self.any_of.to_json(),
             "prompts": [drawn.to_json() for drawn in self.prompts],
@@ -69,7 +75,7 @@ class BestOf:
 
     def table(self) -> str:
         """A line a category, with the overall score last; columns from what could be had to what is drawn."""
-        columns = {"real": self.real, "codec": self.reconstructed}
+        columns = {"real": self.real, **({"codec": self.reconstructed} if self.reconstructed else {})}
         columns |= {f"best of {k}" if k > 1 else "drawn": value for k, value in self.curve.items()}
         if len(self.curve) > 1:
             columns[f"any of {max(self.curve)}"] = self.any_of
@@ -82,10 +88,10 @@ class BestOf:
 
 
 def best_of(
-    system: TokenSystem,
+    system: Painter,
     prompts: Sequence[tuple[str, Ask]],
     pictures: Sequence[Image.Image],
-    reconstructions: Sequence[Image.Image],
+    reconstructions: Sequence[Image.Image] | None,
     *,
     seed: int,
     settings: Settings,
@@ -110,7 +116,7 @@ def best_of(
     asks = [ask for _, ask in prompts]
     return BestOf(
         real=following(pictures, asks),
-        reconstructed=following(reconstructions, asks),
+        reconstructed=None if reconstructions is None else following(reconstructions, asks),
         curve={k: _counted(asks, [one.best(k) for one in drawn]) for k in doublings(n)},
         any_of=_counted(asks, [any(one.right) for one in drawn]),
         prompts=tuple(drawn),
@@ -123,12 +129,12 @@ def doublings(n: int) -> list[int]:
 
 
 def _draw(
-    system: TokenSystem, prompts: Sequence[tuple[str, Ask]], first_seeds: Sequence[int], n: int, settings: Settings
+    system: Painter, prompts: Sequence[tuple[str, Ask]], first_seeds: Sequence[int], n: int, settings: Settings
 ) -> list[Drawn]:
     """n candidates for each prompt, scored and judged; all prompts together, so that batches are full."""
     texts = [text for text, _ in prompts for _ in range(n)]
     seeds = [first + i for first in first_seeds for i in range(n)]
-    pictures = system.decode(system.sample(texts, seeds, settings))
+    pictures = system.paint(texts, seeds, settings)
     scores: list[float | None] = [None] * len(texts)
     if settings["rerank"] and system.clip is not None:
         scores = list(system.clip.score(pictures, texts).tolist())

@@ -13,13 +13,14 @@ from pinxit.data.pairs import source_name
 from pinxit.data.sample import BadSample, Pairs, Sample
 from pinxit.data.scene_world import Ask
 from pinxit.errors import PinxitError
-from pinxit.evaluation.best_of import BestOf, best_of
+from pinxit.evaluation.best_of import BestOf, Painter, best_of
 from pinxit.evaluation.features import load_eye
 from pinxit.evaluation.fidelity import Fidelity, fidelity
 from pinxit.evaluation.retrieval import Retrieval, retrieval
 from pinxit.progress import Progress, silent
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.codec import Codec
+from pinxit.systems.diffusion_system import DiffusionSystem
 from pinxit.systems.system import Settings, System
 from pinxit.systems.token_system import TokenSystem
 
@@ -86,11 +87,11 @@ def evaluate(
 ) -> Report:
     """Measures a system on at most n samples, spread evenly over all.
 
-    A codec: how well it reconstructs. A CLIP: recall. A system that draws tokens: both of its parts, and of scenes,
-    whose samples say what was asked, whether what it draws after their captions shows that. `settings` are those of
-    sampling. Raises PinxitError for a system of another kind, a setting that it does not take, and a source without
-    usable samples. `features` names what tells how alike pictures look (`evaluation.features`). `watch` shows how far
-    it is.
+    A codec: how well it reconstructs. A CLIP: recall. A system that draws: those of its parts that are such, and of
+    scenes, whose samples say what was asked, whether what it draws after their captions shows that. `settings` are
+    those of sampling. Raises PinxitError for a system of another kind, a setting that it does not take, and a source
+    without usable samples. `features` names what tells how alike pictures look (`evaluation.features`). `watch` shows
+    how far it is.
     """
     codec, clip = parts(system)
     resolved = system.resolve(1, seed, settings or Settings())
@@ -98,9 +99,9 @@ def evaluate(
         samples, skipped = _read(pairs, n, picture_size(system), progress)
     pictures = [sample.image for sample in samples]
     captions = [_caption(sample) for sample in samples] if needs_captions(system) else []
-    kept, reconstructions = fidelity(codec, pictures, load_eye(features)) if codec else (None, [])
+    kept, reconstructions = fidelity(codec, pictures, load_eye(features)) if codec else (None, None)
     followed = None
-    if isinstance(system, TokenSystem) and system.reads_texts and all("ask" in sample.meta for sample in samples):
+    if isinstance(system, Painter) and system.reads_texts and all("ask" in sample.meta for sample in samples):
         prompts = [(text, Ask.from_json(sample.meta["ask"])) for text, sample in zip(captions, samples, strict=True)]
         with watch("drawing") as progress:
             followed = best_of(
@@ -123,24 +124,28 @@ def parts(system: System) -> tuple[Codec | None, CLIPSystem | None]:
     """What of a system can be measured by itself."""
     if isinstance(system, TokenSystem):
         return system.codec, system.clip
+    if isinstance(system, DiffusionSystem):
+        return None, system.clip
     if isinstance(system, Codec):
         return system, None
     if isinstance(system, CLIPSystem):
         return None, system
     raise PinxitError(
         f"{system.name or 'A model'} of kind {system.kind} cannot be evaluated. What can: a codec, a CLIP, a "
-        "system that draws tokens."
+        "system that draws."
     )
 
 
 def needs_captions(system: System) -> bool:
     """Whether anything that is measured of a system takes more than pictures."""
-    return parts(system)[1] is not None or (isinstance(system, TokenSystem) and system.reads_texts)
+    return parts(system)[1] is not None or (isinstance(system, Painter) and system.reads_texts)
 
 
 def picture_size(system: System) -> int:
-    """Pixels a side at which a system is measured: the codec's, or CLIP's where there is none."""
+    """Pixels a side at which a system is measured: the codec's, or those that it draws, or that CLIP looks at."""
     codec, clip = parts(system)
+    if isinstance(system, DiffusionSystem):
+        return system.size
     if codec is not None:
         return codec.size
     assert clip is not None

@@ -28,6 +28,9 @@ class VisionConfig:
     width: int
     depth: int
     heads: int
+    levels: int | None = None
+    """How many levels of noise it knows, each by a class token of its own (Nichol et al. 2021, section 2.4); without
+    them it knows clean pictures alone."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class VisionTower(nn.Module):
             )
         self.size = config.size
         self.patches = nn.Conv2d(3, config.width, config.patch, stride=config.patch, bias=False)
-        self.class_token = nn.Parameter(torch.empty(config.width))
+        self.class_token = nn.Parameter(torch.empty(*([config.levels] if config.levels else []), config.width))
         self.positions = nn.Parameter(torch.empty((config.size // config.patch) ** 2 + 1, config.width))
         self.norm_before = nn.LayerNorm(config.width)
         self.transformer = Transformer(config.width, config.depth, config.heads, activation=activation)
@@ -84,17 +87,20 @@ class VisionTower(nn.Module):
         nn.init.normal_(self.projection.weight, std=std)
         _initialize(self.transformer)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels b 3 h w -> b d."""
-        embedding: Tensor = self.projection(self.norm_after(self.transformer(self.embed(pixels))[:, 0]))
+    def forward(self, pixels: Tensor, levels: Tensor | None = None) -> Tensor:
+        """Normalised pixels b 3 h w, and where it knows noise how much of it they have, int64 b -> b d."""
+        embedding: Tensor = self.projection(self.norm_after(self.transformer(self.embed(pixels, levels))[:, 0]))
         return embedding
 
-    def embed(self, pixels: Tensor) -> Tensor:
+    def embed(self, pixels: Tensor, levels: Tensor | None = None) -> Tensor:
         """Normalised pixels b 3 h w -> what the blocks are given, the class token and then the patches, b 1+n d."""
         if pixels.shape[1:] != (3, self.size, self.size):
             raise ValueError(f"expected pixels b 3 {self.size} {self.size}, got {tuple(pixels.shape)}")
         x = self.patches(pixels).flatten(2).transpose(1, 2)  # b n d
-        class_token = self.class_token.to(x.dtype).expand(len(x), 1, -1)
+        class_token = self.class_token.to(x.dtype)
+        if class_token.ndim == 2:
+            class_token = class_token[pixels.new_zeros(len(x), dtype=torch.int64) if levels is None else levels]
+        class_token = class_token.view(-1, 1, x.shape[2]).expand(len(x), 1, -1)
         out: Tensor = self.norm_before(torch.cat([class_token, x], dim=1) + self.positions)
         return out
 
@@ -139,9 +145,12 @@ class CLIP(nn.Module):
         self.register_buffer("mean", 2 * torch.tensor(config.mean).view(3, 1, 1) - 1, persistent=False)
         self.register_buffer("std", 2 * torch.tensor(config.std).view(3, 1, 1), persistent=False)
 
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """Pixels in [-1, 1], b 3 h w -> b d unit rows in float32."""
-        return F.normalize(self.vision((pixels - self.mean) / self.std).float(), dim=-1)
+    def encode_image(self, pixels: Tensor, levels: Tensor | None = None) -> Tensor:
+        """Pixels in [-1, 1], b 3 h w -> b d unit rows in float32.
+
+        One that knows noise is told its level, int64 b; clean pictures are what it is not told of.
+        """
+        return F.normalize(self.vision((pixels - self.mean) / self.std, levels).float(), dim=-1)
 
     def encode_text(self, ids: Tensor) -> Tensor:
         """Ids b l, framed by start and end (`text.tokenizer.frame`) -> b d unit rows in float32."""

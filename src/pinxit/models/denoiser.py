@@ -222,8 +222,8 @@ def widened(state: Mapping[str, Tensor], network: Denoiser) -> dict[str, Tensor]
 
     So it starts by telling what it told before (Nichol et al. 2021, section 2.5).
     """
-    name = "unet.stem.weight"
-    wanted, found = network.unet.stem.weight, state[name]
+    name = "unet.encoder.stem.weight"
+    wanted, found = network.unet.encoder.stem.weight, state[name]
     if found.shape[1] == wanted.shape[1]:
         return dict(state)
     more = found.new_zeros(wanted.shape[0], wanted.shape[1], *wanted.shape[2:])

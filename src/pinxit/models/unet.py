@@ -222,8 +222,8 @@ class Stage(nn.Module):
         return x if self.change is None else self.change(x, told)
 
 
-class UNet(nn.Module):
-    """A noisy picture and its time -> what the process wants to be told of it."""
+class UNetEncoder(nn.Module):
+    """The way down, and the middle: of a U-Net, and of a classifier of noisy pictures."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -236,18 +236,11 @@ class UNet(nn.Module):
         self.middle = nn.ModuleList(
             [Stage(Block(config, bottom, bottom), Look(config, bottom)), Stage(Block(config, bottom, bottom))]
         )
-        self.up = nn.ModuleList(_up(config))
-        last = nn.Conv2d(config.widths[0], folded_channels(config.outputs, config.patch), 3, padding=1)
-        self.out = nn.Sequential(
-            nn.GroupNorm(config.groups, config.widths[0]),
-            nn.SiLU(),
-            last,
-            *unfolding(config.outputs, config.patch, nn.SiLU()),
-        )
-        _zero(self.out[-1])
 
-    def forward(self, x: Tensor, times: Tensor, guide: Guide = NOTHING) -> Tensor:
-        """Noisy values b c h w, times b of a thousand -> b outputs h w."""
+    def forward(self, x: Tensor, times: Tensor, guide: Guide) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Noisy values b c h w, times b of a thousand -> the middle's features, what all blocks are told, and what the
+        way down has kept.
+        """
         told = self.time(embed_times(times, self.config.channels).to(self.stem.weight.dtype))
         if guide.added is not None:
             told = told + guide.added
@@ -262,6 +255,28 @@ class UNet(nn.Module):
             kept.append(x)
         for stage in self.middle:
             x = stage(x, told, guide.tokens)
+        return x, told, kept
+
+
+class UNet(nn.Module):
+    """A noisy picture and its time -> what the process wants to be told of it."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.encoder = UNetEncoder(config)
+        self.up = nn.ModuleList(_up(config))
+        last = nn.Conv2d(config.widths[0], folded_channels(config.outputs, config.patch), 3, padding=1)
+        self.out = nn.Sequential(
+            nn.GroupNorm(config.groups, config.widths[0]),
+            nn.SiLU(),
+            last,
+            *unfolding(config.outputs, config.patch, nn.SiLU()),
+        )
+        _zero(self.out[-1])
+
+    def forward(self, x: Tensor, times: Tensor, guide: Guide = NOTHING) -> Tensor:
+        """Noisy values b c h w, times b of a thousand -> b outputs h w."""
+        x, told, kept = self.encoder(x, times, guide)
         for stage in self.up:
             x = stage(torch.cat([x, kept.pop()], 1), told, guide.tokens)
         out: Tensor = self.out(x)

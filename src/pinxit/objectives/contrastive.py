@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
+from pinxit.diffusion.process import Process
+from pinxit.diffusion.schedules import draw_shares
 from pinxit.objectives.objective import Batch, Numbers, Objective
 
 LARGEST_LOGIT_SCALE = math.log(100.0)
@@ -23,7 +25,7 @@ class TwoTowers(Protocol):
 
     logit_scale: nn.Parameter
 
-    def encode_image(self, pixels: Tensor) -> Tensor: ...
+    def encode_image(self, pixels: Tensor, levels: Tensor | None = None) -> Tensor: ...
 
     def encode_text(self, ids: Tensor) -> Tensor: ...
 
@@ -40,10 +42,11 @@ class Contrastive(Objective):
     those of one process with the global batch.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        """`network` is TwoTowers."""
+    def __init__(self, network: nn.Module, process: Process | None = None) -> None:
+        """`network` is TwoTowers; with a `process` it learns from pictures at all its levels of noise."""
         super().__init__()
         self.network = network
+        self.process = process
 
     @property
     def clip(self) -> TwoTowers:
@@ -64,7 +67,11 @@ class Contrastive(Objective):
 
     def _compare(self, batch: Batch, others: Callable[[Tensor], Tensor]) -> tuple[Tensor, Numbers]:
         """Loss and numbers of this batch's rows against what `others` makes of rows b ... -> m ..."""
-        images = self.clip.encode_image(batch["pixels"])  # b d
+        pixels, levels = batch["pixels"], None
+        if self.process:
+            levels = self.process.schedule.times(draw_shares(len(pixels), pixels.device))
+            pixels = self.process.noised(pixels, torch.randn_like(pixels), levels)
+        images = self.clip.encode_image(pixels, levels)  # b d
         texts = self.clip.encode_text(batch["ids"])  # b d
         keys = torch.stack([batch["caption_key"], batch["picture_key"]], dim=1)  # b 2
         # A pair is positive when it shares the caption or the picture.

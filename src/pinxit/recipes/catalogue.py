@@ -6,19 +6,21 @@ from collections.abc import Callable
 
 from pinxit.errors import unknown
 from pinxit.recipes import (
+    adm,
     codecs,
     codecs_paper,
     dalle1,
     dalle1_emoji,
     dalle1_paper,
     dalle1_scenes,
+    ddpm,
     glide,
     igpt,
     palette,
     pixelcnn,
     taming,
 )
-from pinxit.recipes.clip import clip, clip_tiny
+from pinxit.recipes.clip import clip, clip_tiny, noised_clip, noised_clip_tiny
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Recipe, Stage
 
@@ -85,6 +87,22 @@ RECIPES: dict[str, Callable[[], Recipe | Pipeline | Stage]] = {
     "dalle1-transformer-tiny": dalle1.dalle1_transformer_tiny,
     "dalle1-model": dalle1.dalle1_model,
     "dalle1-model-tiny": dalle1.dalle1_model_tiny,
+    "noised-clip": noised_clip,
+    "noised-clip-tiny": noised_clip_tiny,
+    "ddpm": ddpm.ddpm,
+    "ddpm-tiny": ddpm.ddpm_tiny,
+    "ddpm-base": ddpm.ddpm_base,
+    "ddpm-base-tiny": ddpm.ddpm_base_tiny,
+    "improved-ddpm": ddpm.improved_ddpm,
+    "improved-ddpm-tiny": ddpm.improved_ddpm_tiny,
+    "improved-ddpm-base": ddpm.improved_base,
+    "improved-ddpm-base-tiny": ddpm.improved_base_tiny,
+    "adm": adm.adm,
+    "adm-tiny": adm.adm_tiny,
+    "adm-base": adm.adm_base,
+    "adm-base-tiny": adm.adm_base_tiny,
+    "adm-classifier": adm.adm_classifier,
+    "adm-classifier-tiny": adm.adm_classifier_tiny,
     "glide": glide.glide,
     "glide-tiny": glide.glide_tiny,
     "glide-base": glide.glide_base,

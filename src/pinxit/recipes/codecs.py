@@ -28,7 +28,7 @@ from pinxit.objectives.adversarial import AdversarialReconstruction, AdversaryCo
 from pinxit.objectives.bottlenecks import GaussianConfig, GumbelConfig, NearestConfig
 from pinxit.objectives.objective import Objective
 from pinxit.objectives.reconstruction import Reconstruction, ReconstructionConfig
-from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, held_batches, hold_back
+from pinxit.recipes.recipe import UNMEASURED, Context, DataConfig, Recipe, Run, held_batches, hold_back
 from pinxit.systems.codec import NETWORKS, kind_of
 from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig
@@ -121,9 +121,6 @@ On pictures held back from training, through hard codes:
 
 {numbers}
 """
-
-
-UNMEASURED = "not measured yet"
 
 
 def _codec(name: str, summary: str, expected: str, **settings: Any) -> Recipe:

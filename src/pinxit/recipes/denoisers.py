@@ -5,7 +5,8 @@ The recipes themselves are those of each system: `ddpm`, `adm`, `glide`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -108,7 +109,7 @@ def build_denoiser(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
         prompts = prompts_of(data.prompts, held)
         previews, away = (Asked(ids=words.condition(texts)) for texts in (prompts, ("",)))
     elif isinstance(data, LabelDrawingDataConfig):
-        words = Labels.told(data, [meta for i in range(len(pairs)) if (meta := _meta(pairs, i))])
+        words = Labels.told(data, metas_of(pairs))
         varied = replace(words, dropout=data.label_dropout)
         config = replace(config, classes=len(words.names))
         said = {"labels": list(words.names)}
@@ -139,11 +140,13 @@ def build_denoiser(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
     )
 
 
-def _meta(pairs: Pairs, index: int) -> Any:
-    try:
-        return pairs.meta_at(index)
-    except BadSample:
-        return None  # whoever reads the sample counts and names it
+def metas_of(pairs: Pairs) -> list[Mapping[str, Any]]:
+    """What the source says of each picture that can be read; the others are counted and named by whoever reads them."""
+    found: list[Mapping[str, Any]] = []
+    for index in range(len(pairs)):
+        with contextlib.suppress(BadSample):
+            found.append(pairs.meta_at(index))
+    return found
 
 
 def _painter(

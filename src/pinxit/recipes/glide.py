@@ -16,12 +16,11 @@ from pinxit.models.text_encoder import TextEncoderConfig
 from pinxit.models.unet import UNetConfig
 from pinxit.objectives.denoising import DenoisingConfig
 from pinxit.recipes.clip import clip, clip_tiny
-from pinxit.recipes.codecs import UNMEASURED
 from pinxit.recipes.dalle1_scenes import CAPTIONS, PROMPTS
 from pinxit.recipes.denoisers import TextDrawingDataConfig, build_denoiser, open_pictures
 from pinxit.recipes.model import ModelStage
 from pinxit.recipes.pipeline import Pipeline
-from pinxit.recipes.recipe import Recipe
+from pinxit.recipes.recipe import UNMEASURED, Recipe
 from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig
 

@@ -13,12 +13,11 @@ from functools import partial
 from pinxit.jobs.encode import Encoded
 from pinxit.models.token_transformer import SIZES, TokenTransformerConfig
 from pinxit.objectives.next_token import NextTokenConfig
-from pinxit.recipes.codecs import UNMEASURED
 from pinxit.recipes.conditions import CodesDataConfig
 from pinxit.recipes.model import ModelStage
 from pinxit.recipes.palette import palette, palette_tiny
 from pinxit.recipes.pipeline import Pipeline
-from pinxit.recipes.recipe import DataConfig, Recipe
+from pinxit.recipes.recipe import UNMEASURED, DataConfig, Recipe
 from pinxit.recipes.tokens import TokensStage, build_prior
 from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig

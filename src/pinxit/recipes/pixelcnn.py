@@ -14,11 +14,11 @@ from pinxit.jobs.encode import Encoded
 from pinxit.models import pixelcnn as network
 from pinxit.objectives.next_token import NextTokenConfig
 from pinxit.recipes.clip import clip, clip_tiny
-from pinxit.recipes.codecs import UNMEASURED, vqvae2, vqvae2_tiny, vqvae_recipe, vqvae_tiny
+from pinxit.recipes.codecs import vqvae2, vqvae2_tiny, vqvae_recipe, vqvae_tiny
 from pinxit.recipes.conditions import TextDataConfig
 from pinxit.recipes.model import ModelStage
 from pinxit.recipes.pipeline import Pipeline
-from pinxit.recipes.recipe import DataConfig, Recipe
+from pinxit.recipes.recipe import UNMEASURED, DataConfig, Recipe
 from pinxit.recipes.tokens import TokensStage, build_prior
 from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig

@@ -35,6 +35,9 @@ except ImportError:  # Windows
 
 logger = logging.getLogger(__name__)
 
+UNMEASURED = "not measured yet"
+"""The score to expect of a recipe that nobody has run in full."""
+
 FREE = (
     "recipe.licence",
     "recipe.training.workers",

@@ -15,11 +15,11 @@ from pinxit.models import token_transformer
 from pinxit.objectives.masked_tokens import MaskedTokensConfig
 from pinxit.objectives.next_token import NextTokenConfig
 from pinxit.recipes.clip import clip, clip_tiny
-from pinxit.recipes.codecs import UNMEASURED, vqgan_recipe, vqgan_tiny
+from pinxit.recipes.codecs import vqgan_recipe, vqgan_tiny
 from pinxit.recipes.conditions import EmbeddingDataConfig, LabelDataConfig, TextDataConfig, ViewDataConfig
 from pinxit.recipes.model import ModelStage
 from pinxit.recipes.pipeline import Pipeline
-from pinxit.recipes.recipe import Context, DataConfig, Recipe, Stage
+from pinxit.recipes.recipe import UNMEASURED, Context, DataConfig, Recipe, Stage
 from pinxit.recipes.tokens import TokensStage, build_prior
 from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig

@@ -28,6 +28,7 @@ from pinxit.models.denoiser import Asked, DenoiserConfig
 from pinxit.progress import Progress
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.conditions import Condition, LabelCondition, NoCondition, TextCondition, read_text_condition
+from pinxit.systems.gradients import Judge, read_judge
 from pinxit.systems.masking import masked
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer, mixed
 from pinxit.systems.picture import Picture
@@ -65,6 +66,7 @@ class DiffusionSystem(System):
         condition: Condition,
         upsampler: NoiseDrawer | None = None,
         clip: CLIPSystem | None = None,
+        judge: Judge | None = None,
         defaults: Settings | None = None,
     ) -> None:
         if base.config.low:
@@ -76,31 +78,33 @@ class DiffusionSystem(System):
             )
         self.kind = kind  # type: ignore[misc]
         self.device = base.device
-        self.base, self.upsampler, self.condition, self.clip = base, upsampler, condition, clip
-        self.defaults = Settings(**{**defaults_of(kind, upsampler=upsampler is not None), **(defaults or {})})
+        self.base, self.upsampler, self.condition, self.clip, self.judge = base, upsampler, condition, clip, judge
+        known = defaults_of(kind, upsampler=upsampler is not None, judge=judge is not None)
+        self.defaults = Settings(**{**known, **(defaults or {})})
 
     @classmethod
     def from_checkpoint(cls, folder: Path, device: torch.device) -> Self:
-        """Reads config.json and the parts: `base/` and, if they are there, `upsampler/` and `clip/`."""
+        """Reads config.json and the parts: `base/` and, if there are, those that enlarge, rerank and lead."""
         config = read_config(folder)
         base = NoiseDrawer.from_checkpoint(folder / "base", device)
-        upsampler = folder / "upsampler"
-        clip = folder / "clip"
+        condition = read_asking(folder / "base", base.config)
+        upsampler, clip = folder / "upsampler", folder / "clip"
+        judge = read_judge(folder, base.config.process, condition, device)
+        known = defaults_of(config["kind"], upsampler=upsampler.exists(), judge=judge is not None)
         return cls(
             config["kind"],
             base,
-            read_asking(folder / "base", base.config),
+            condition,
             NoiseDrawer.from_checkpoint(upsampler, device) if upsampler.exists() else None,
             CLIPSystem.from_checkpoint(clip, device) if clip.exists() else None,
-            read_defaults(
-                folder, config.get("defaults") or {}, defaults_of(config["kind"], upsampler=upsampler.exists())
-            ),
+            judge,
+            read_defaults(folder, config.get("defaults") or {}, known),
         )
 
     @classmethod
     def takes(cls, kind: str) -> Settings:
-        """Those of upsampling too."""
-        return defaults_of(kind, upsampler=True)
+        """Those of upsampling and of gradients too."""
+        return defaults_of(kind, upsampler=True, judge=kind != "ddpm")
 
     @property
     def size(self) -> int:
@@ -165,6 +169,7 @@ class DiffusionSystem(System):
             guidance=settings.get("guidance", 1.0),
             interval=settings.get("interval") or ALWAYS,
             threshold=settings["threshold"],
+            gradient=settings.get("gradient_guidance", 0.0),
         )
         words = self._asked(prompts)
         away = None if isinstance(self.condition, NoCondition) else self._asked([settings.get("negative") or ""])
@@ -175,7 +180,12 @@ class DiffusionSystem(System):
             return progress and (lambda done, total: progress(part * total + done, parts * total))
 
         pixels = self.base.draw(
-            self._shown(words, self.base, shown, len(prompts)), seeds, how, away=away, progress=told(0)
+            self._shown(words, self.base, shown, len(prompts)),
+            seeds,
+            how,
+            away=away,
+            score=self.judge(prompts) if self.judge and how.gradient else None,
+            progress=told(0),
         )
         if upsampler:
             how = Drawing("ddim", settings["upsample_steps"] or "fast27", temperature=0.997)
@@ -243,9 +253,13 @@ class DiffusionSystem(System):
         return best(images, prompt, seeds, n, name=self.name, settings=chosen, clip=self.clip)
 
 
-def defaults_of(kind: str, *, upsampler: bool) -> Settings:
-    """The settings that a kind of system takes."""
-    known: dict[str, Any] = {**DEFAULTS, **({"upsample_steps": None} if upsampler else {})}
+def defaults_of(kind: str, *, upsampler: bool, judge: bool) -> Settings:
+    """The settings that a kind of system takes, by the parts that it has."""
+    known: dict[str, Any] = {**DEFAULTS}
+    if upsampler:
+        known["upsample_steps"] = None
+    if judge:
+        known["gradient_guidance"] = 0.0
     if kind == "ddpm":
         for name in ("guidance", "negative", "interval"):
             del known[name]

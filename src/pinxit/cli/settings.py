@@ -1,0 +1,57 @@
+"""The options of how pictures are drawn, for every verb that draws; what is not given stays None."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+
+def read_interval(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[float, float] | None:
+    """`0.3,5` -> (0.3, 5.0)."""
+    if value is None:
+        return None
+    try:
+        least, most = (float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r}: write the least and the most noise, such as 0.3,5.", ctx, option
+        ) from None
+    return least, most
+
+
+def setting_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Those of `systems.system.Settings` that are alike for all verbs; a system refuses those that it does not take."""
+    options: list[Any] = [
+        click.option(
+            "--guidance", type=click.FloatRange(0), metavar="G", help="How hard to follow the text; 1: plainly."
+        ),
+        click.option("--negative", metavar="TEXT", help="What guidance leads away from; needs guidance above 1."),
+        click.option("--steps", type=click.IntRange(1), metavar="K", help="Of drawing, where it draws in steps."),
+        click.option("--temperature", type=click.FloatRange(0), metavar="T", help="Below 1 plainer, above 1 wilder."),
+        click.option("--top-k", type=click.IntRange(1), metavar="K", help="Draw among the K likeliest tokens."),
+        click.option(
+            "--top-p", type=click.FloatRange(0, 1, min_open=True), metavar="P", help="Or the likeliest share P."
+        ),
+        click.option("--sampler", metavar="NAME", help="From noise to pictures: ddpm, ddim, dpm-solver, heun ..."),
+        click.option("--upsample-steps", type=click.IntRange(1), metavar="K", help="Of enlarging what was drawn."),
+        click.option(
+            "--interval", callback=read_interval, metavar="A,B", help="Guide only where sigma/alpha is A to B."
+        ),
+        click.option(
+            "--threshold",
+            type=click.FloatRange(0, 1, min_open=True),
+            metavar="P",
+            help="Dynamic thresholding: the share of values kept in range.",
+        ),
+        click.option(
+            "--gradient-guidance",
+            type=click.FloatRange(0),
+            metavar="G",
+            help="How hard to climb a noised classifier or CLIP.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command

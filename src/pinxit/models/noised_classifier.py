@@ -1,0 +1,71 @@
+"""A classifier of noisy pictures: the first half of a U-Net, and attention that pools it (ADM, section 4.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pinxit.diffusion.process import ProcessConfig
+from pinxit.errors import PinxitError
+from pinxit.models.unet import NOTHING, UNetConfig, UNetEncoder
+
+
+@dataclass(frozen=True)
+class NoisedClassifierConfig:
+    """The half of a U-Net, the process whose pictures it judges, and the classes."""
+
+    unet: UNetConfig
+    process: ProcessConfig
+    classes: int
+
+    def __post_init__(self) -> None:
+        if self.unet.tokens or self.unet.beside:
+            raise PinxitError("A classifier is shown the noisy picture alone: leave unet.tokens and unet.beside out.")
+
+
+class NoisedClassifier(nn.Module):
+    """Noisy pictures and their times -> logits of the classes."""
+
+    def __init__(self, config: NoisedClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.unet.widths[-1]
+        self.encoder = UNetEncoder(config.unet)
+        self.norm = nn.GroupNorm(config.unet.groups, width)
+        self.pool = Pool(width, config.unet.heads_of(width), config.unet.sides[-1], config.classes)
+
+    def forward(self, x: Tensor, times: Tensor) -> Tensor:
+        """Noisy values b c h w, times b of a thousand -> b k."""
+        features, _, _ = self.encoder(x, times, NOTHING)
+        out: Tensor = self.pool(F.silu(self.norm(features)))
+        return out
+
+
+class Pool(nn.Module):
+    """The mean of all places looks at all places (CLIP's attention pooling)."""
+
+    def __init__(self, width: int, heads: int, side: int, outputs: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.positions = nn.Parameter(torch.randn(side**2 + 1, width) / width**0.5)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """b c h w -> b outputs."""
+        x = x.flatten(2).transpose(1, 2)
+        x = torch.cat([x.mean(1, keepdim=True), x], 1) + self.positions
+        query, key, value = (
+            part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.query_key_value(x).chunk(3, 2)
+        )
+        pooled = F.scaled_dot_product_attention(query[:, :, :1], key, value)  # b heads 1 d
+        out: Tensor = self.out(pooled.flatten(1))
+        return out
+
+
+def half_of(config: UNetConfig) -> UNetConfig:
+    """A U-Net's shape for a classifier of its pictures: what it is shown beside them, and what it tells, left out."""
+    return replace(config, tokens=None, beside=0)

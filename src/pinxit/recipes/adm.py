@@ -1,0 +1,137 @@
+"""ADM: pictures of a class, led by a classifier of noisy pictures.
+
+pinxit train adm --data SRC --out runs/adm
+pinxit generate "apple" --model runs/adm --gradient-guidance 2
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pinxit.checkpoints.files import to_config
+from pinxit.data.sample import Pairs
+from pinxit.diffusion.process import ProcessConfig
+from pinxit.diffusion.schedules import DiscreteConfig
+from pinxit.models.denoiser import DenoiserConfig
+from pinxit.models.noised_classifier import NoisedClassifier, NoisedClassifierConfig, half_of
+from pinxit.models.unet import UNetConfig
+from pinxit.objectives.denoising import DenoisingConfig
+from pinxit.objectives.noised_classification import NoisedClassification
+from pinxit.recipes.codecs import Pixels
+from pinxit.recipes.conditions import Labels
+from pinxit.recipes.ddpm import tiny
+from pinxit.recipes.denoisers import (
+    VALIDATION_BATCH,
+    Example,
+    LabelDrawingDataConfig,
+    build_denoiser,
+    metas_of,
+    open_pictures,
+)
+from pinxit.recipes.model import ModelStage
+from pinxit.recipes.pipeline import Pipeline
+from pinxit.recipes.recipe import UNMEASURED, Context, Recipe, Run, held_batches, hold_back
+from pinxit.training.loop import TrainingConfig
+from pinxit.training.optimizers import OptimizerConfig
+
+BASE = DenoiserConfig(
+    UNetConfig(size=64, channels=96, multipliers=(1, 2), blocks=2, attention=(8,), patch=4),
+    ProcessConfig(DiscreteConfig("cosine"), target="x0"),
+    classes=2,
+)
+"""Squares of 4x4 pixels are folded into channels, so that all work is done at 16x16 and below."""
+
+
+def adm_base() -> Recipe:
+    """A class to 64 pixels."""
+    return Recipe(
+        name="adm-base",
+        summary="ADM's U-Net at 64 pixels: draws pictures of a class.",
+        hardware="2 cores",
+        hours=None,
+        expected=UNMEASURED,
+        model=BASE,
+        objective=DenoisingConfig(weighting="velocity"),
+        data=LabelDrawingDataConfig(),
+        optimizer=OptimizerConfig(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, warmup=200, floor=0.02),
+        training=TrainingConfig(steps=10_000, batch_size=64, ema_decay=0.999, channels_last=True),
+        learns_from=open_pictures,
+        build=build_denoiser,
+        takes=("start",),
+    )
+
+
+def adm_base_tiny() -> Recipe:
+    """The same at 32 pixels, in seconds."""
+    return tiny(adm_base())
+
+
+def adm_classifier() -> Recipe:
+    """The classes of noisy pictures."""
+    base = adm_base()
+    return replace(
+        base,
+        name="adm-classifier",
+        summary="The classifier of noisy pictures that leads ADM.",
+        model=NoisedClassifierConfig(half_of(replace(BASE.unet, channels=64, blocks=2)), BASE.process, classes=2),
+        objective=None,
+        data=LabelDrawingDataConfig(label_dropout=0.0),
+        optimizer=replace(base.optimizer, lr=6e-4, weight_decay=0.05),
+        training=replace(base.training, steps=2_000),
+        build=build_classifier,
+        takes=(),
+    )
+
+
+def adm_classifier_tiny() -> Recipe:
+    """The same at 32 pixels, in seconds."""
+    return tiny(adm_classifier())
+
+
+def build_classifier(recipe: Recipe, context: Context, pairs: Pairs) -> Run:  # noqa: ARG001
+    """A classifier of the source's classes."""
+    config, data = recipe.model, recipe.data
+    training, held = hold_back(pairs, data.validation)
+    labels = Labels.told(data, metas_of(pairs))
+    config = replace(config, classes=len(labels.names))
+    size = config.unet.size
+    plain = Example(Pixels(size), labels)
+    return Run(
+        objective=NoisedClassification(NoisedClassifier(config), config.process),
+        samples=training,
+        transform=replace(plain, pixels=Pixels(size, data.crop, data.flip, data.recolour)),
+        config={"kind": "noised_classifier", "config": to_config(config), "labels": list(labels.names)},
+        validation=held_batches(held, plain, VALIDATION_BATCH),
+    )
+
+
+def adm() -> Pipeline:
+    """Both, in one folder."""
+    return Pipeline(
+        name="adm",
+        summary="ADM at 64 pixels: pictures of a class by diffusion, led by a classifier.",
+        hardware="2 cores",
+        hours=None,
+        expected=UNMEASURED,
+        stages={
+            "base": adm_base(),
+            "noised_classifier": adm_classifier(),
+            "model": ModelStage(
+                name="adm-model",
+                kind="adm",
+                parts=("base", "noised_classifier"),
+                defaults={"sampler": "ddim", "steps": 50, "gradient_guidance": 1.0},
+            ),
+        },
+    )
+
+
+def adm_tiny() -> Pipeline:
+    """The same at 32 pixels, in a minute."""
+    return replace(
+        adm(),
+        name="adm-tiny",
+        summary="ADM at 32 pixels in a minute, for tests and first tries.",
+        hardware="1 core",
+        stages={**adm().stages, "base": adm_base_tiny(), "noised_classifier": adm_classifier_tiny()},
+    )

@@ -1,0 +1,95 @@
+"""What gradient guidance climbs: networks that have learnt to judge noisy pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pinxit.checkpoints.files import from_config, load_network, read_config
+from pinxit.diffusion.levels import Level
+from pinxit.diffusion.process import ProcessConfig
+from pinxit.errors import PinxitError
+from pinxit.models.noised_classifier import NoisedClassifier, NoisedClassifierConfig
+from pinxit.systems.clip import CLIPSystem
+from pinxit.systems.conditions import Condition, LabelCondition
+from pinxit.systems.noise_drawing import Score
+
+CLASSIFIER, CLIP = "noised_classifier", "noised_clip"
+"""The folders of such networks in a system."""
+
+
+class Judge(Protocol):
+    """Prompts -> for the pictures from one place to another, how well noisy ones fit theirs."""
+
+    def __call__(self, prompts: Sequence[str]) -> Callable[[int, int], Score]: ...
+
+
+class ClassifierJudge:
+    """The log probability of the class (Dhariwal and Nichol 2021, section 4). No class in particular fits all."""
+
+    def __init__(self, network: NoisedClassifier, condition: LabelCondition, device: torch.device) -> None:
+        self.network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+        self.condition = condition
+        self.device = device
+
+    def __call__(self, prompts: Sequence[str]) -> Callable[[int, int], Score]:
+        """Names of classes."""
+        labels = self.condition(prompts)[:, 0].to(self.device)
+
+        def of(start: int, end: int) -> Score:
+            own = labels[start:end]
+            some = own < len(self.condition.labels)
+
+            def score(x: Tensor, level: Level) -> Tensor:
+                logits = self.network(x, x.new_full((len(x),), level.time)).float()
+                fits: Tensor = logits.log_softmax(1).gather(1, (own * some)[:, None])[:, 0] * some
+                return fits
+
+            return score
+
+        return of
+
+
+class CLIPJudge:
+    """The scaled likeness to the text (Nichol et al. 2021, section 2.4)."""
+
+    def __init__(self, clip: CLIPSystem) -> None:
+        if not clip.clip.config.vision.levels:
+            raise PinxitError(f"This {CLIP} has learnt from clean pictures alone, so its gradient leads nowhere.")
+        self.clip = clip
+
+    def __call__(self, prompts: Sequence[str]) -> Callable[[int, int], Score]:
+        """Texts."""
+        texts = self.clip.encode_text(list(prompts)).to(self.clip.device)
+        network, count = self.clip.clip, self.clip.clip.config.vision.levels or 1
+
+        def of(start: int, end: int) -> Score:
+            def score(x: Tensor, level: Level) -> Tensor:
+                place = min(count - 1, round(level.time * count / 1_000))
+                rows = network.encode_image(x, torch.full((len(x),), place, device=x.device))
+                fits: Tensor = network.logit_scale.exp() * (rows * texts[start:end]).sum(1)
+                return fits
+
+            return score
+
+        return of
+
+
+def read_judge(folder: Path, process: ProcessConfig, condition: Condition, device: torch.device) -> Judge | None:
+    """The one in a system's folder, whose base knows a process; None where there is none."""
+    if (folder / CLASSIFIER).exists():
+        config = from_config(NoisedClassifierConfig, read_config(folder / CLASSIFIER).get("config", {}))
+        if config.process.schedule != process.schedule:
+            raise PinxitError(f"The noise that {folder / CLASSIFIER} has learnt is not that of the base.")
+        if not isinstance(condition, LabelCondition) or config.classes != len(condition.labels):
+            raise PinxitError(f"{folder / CLASSIFIER} knows {config.classes} classes; the base has other ones.")
+        network = NoisedClassifier(config)
+        load_network(folder / CLASSIFIER, CLASSIFIER, network)
+        return ClassifierJudge(network, condition, device)
+    if (folder / CLIP).exists():
+        return CLIPJudge(CLIPSystem.from_checkpoint(folder / CLIP, device))
+    return None
