@@ -95,8 +95,9 @@ class Scene:
         return relation_of(*self.objects) if len(self.objects) == 2 else None
 
     def to_json(self) -> dict[str, Any]:
-        """The exact truth as plain values: objects, relation, background, style, category and ask; and a class, which is
-        colour and shape of the only object, or "several".
+        """The exact truth as plain values: objects, relation, background, style, category, ask and class.
+
+        That is colour and shape of the only object, or "several".
         """
         alone = self.objects[0] if len(self.objects) == 1 else None
         return {

@@ -16,6 +16,7 @@ from pinxit.errors import PinxitError
 from pinxit.evaluation.following import Following, following, follows
 from pinxit.progress import Progress
 from pinxit.systems.diffusion_system import DiffusionSystem
+from pinxit.systems.gan import GANSystem
 from pinxit.systems.system import Settings
 from pinxit.systems.token_system import TokenSystem
 
@@ -26,7 +27,7 @@ AT_ONCE = 512
 """Candidates that are held in memory."""
 
 
-Painter = TokenSystem | DiffusionSystem
+Painter = TokenSystem | DiffusionSystem | GANSystem
 """What draws pictures after prompts."""
 
 

@@ -21,6 +21,7 @@ from pinxit.progress import Progress, silent
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.codec import Codec
 from pinxit.systems.diffusion_system import DiffusionSystem
+from pinxit.systems.gan import GANSystem
 from pinxit.systems.system import Settings, System
 from pinxit.systems.token_system import TokenSystem
 
@@ -124,7 +125,7 @@ def parts(system: System) -> tuple[Codec | None, CLIPSystem | None]:
     """What of a system can be measured by itself."""
     if isinstance(system, TokenSystem):
         return system.codec, system.clip
-    if isinstance(system, DiffusionSystem):
+    if isinstance(system, DiffusionSystem | GANSystem):
         return None, system.clip
     if isinstance(system, Codec):
         return system, None
@@ -144,7 +145,7 @@ def needs_captions(system: System) -> bool:
 def picture_size(system: System) -> int:
     """Pixels a side at which a system is measured: the codec's, or those that it draws, or that CLIP looks at."""
     codec, clip = parts(system)
-    if isinstance(system, DiffusionSystem):
+    if isinstance(system, DiffusionSystem | GANSystem):
         return system.size
     if codec is not None:
         return codec.size

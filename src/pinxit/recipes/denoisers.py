@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,11 @@ from pinxit.data.sample import BadSample, Pairs, Sample
 from pinxit.diffusion.process import roughened
 from pinxit.errors import PinxitError
 from pinxit.models.denoiser import Asked, Denoiser, DenoiserConfig, widened
+from pinxit.models.text_encoder import TextEncoderConfig
 from pinxit.objectives.denoising import Denoising
 from pinxit.recipes.codecs import PictureDataConfig, Pixels
 from pinxit.recipes.conditions import PREVIEWS, LabelDataConfig, Labels, TextDataConfig, Texts, prompts_of
-from pinxit.recipes.recipe import Context, Recipe, Run, held_batches, hold_back
+from pinxit.recipes.recipe import Context, Part, Recipe, Run, held_batches, hold_back
 from pinxit.systems.conditions import LabelCondition
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
 
@@ -91,52 +92,82 @@ def open_pictures(recipe: Recipe, context: Context) -> Pairs:
     return context.pairs(recipe.data, recipe.model.unet.size)
 
 
+@dataclass(frozen=True)
+class Words:
+    """What pictures are drawn for."""
+
+    plain: Texts | Labels | None = None
+    varied: Texts | Labels | None = None
+    """As training has them."""
+    previews: Asked = field(default_factory=Asked)
+    """What previews show, and what guidance leads them away from."""
+    away: Asked | None = None
+    text: TextEncoderConfig | None = None
+    """With the ids that there are."""
+    labels: tuple[str, ...] = ()
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What config.json says of them."""
+        return {"labels": list(self.labels)} if self.labels else {}
+
+    @property
+    def tokenizer(self) -> str | None:
+        """The text of tokenizer.json."""
+        return self.plain.tokenizer.to_json() if isinstance(self.plain, Texts) else None
+
+
+def words_of(
+    data: DrawingDataConfig, text: TextEncoderConfig | None, pairs: Pairs, training: Part, held: Part
+) -> Words:
+    """Texts, classes or nothing, as the data config says."""
+    if isinstance(data, TextDrawingDataConfig):
+        if text is None:
+            raise PinxitError("This recipe learns from captions; model.text says how they are read. Give one.")
+        texts = Texts.learnt(data, training, text.vocabulary, text.length, None)
+        previews, away = (Asked(ids=texts.condition(some)) for some in (prompts_of(data.prompts, held), ("",)))
+        known = replace(text, vocabulary=texts.tokenizer.vocab_size)
+        return Words(texts, texts.varied(data), previews, away, text=known)
+    if isinstance(data, LabelDrawingDataConfig):
+        labels = Labels.told(data, metas_of(pairs))
+        condition = LabelCondition(labels.names)
+        previews, away = (Asked(labels=condition(names)[:, 0]) for names in (labels.shown, ("",)))
+        varied = replace(labels, dropout=data.label_dropout)
+        return Words(labels, varied, previews, away, labels=labels.names)
+    return Words()
+
+
 def build_denoiser(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
     """A denoiser for what its data config says: texts, classes or nothing."""
     config, data = recipe.model, recipe.data
     assert isinstance(config, DenoiserConfig)
     assert isinstance(data, DrawingDataConfig)
     training, held = hold_back(pairs, data.validation)
-    words: Texts | Labels | None = None
-    varied: Texts | Labels | None = None
-    said: dict[str, Any] = {}
-    if isinstance(data, TextDrawingDataConfig):
-        if config.text is None:
-            raise PinxitError("This recipe learns from captions; model.text says how they are read. Give one.")
-        words = Texts.learnt(data, training, config.text.vocabulary, config.text.length, None)
-        varied = words.varied(data)
-        config = replace(config, text=replace(config.text, vocabulary=words.tokenizer.vocab_size))
-        prompts = prompts_of(data.prompts, held)
-        previews, away = (Asked(ids=words.condition(texts)) for texts in (prompts, ("",)))
-    elif isinstance(data, LabelDrawingDataConfig):
-        words = Labels.told(data, metas_of(pairs))
-        varied = replace(words, dropout=data.label_dropout)
-        config = replace(config, classes=len(words.names))
-        said = {"labels": list(words.names)}
-        condition = LabelCondition(words.names)
-        previews, away = (Asked(labels=condition(names)[:, 0]) for names in (words.shown, ("",)))
-    else:
-        previews, away = Asked(), Asked()
+    words = words_of(data, config.text, pairs, training, held)
+    if words.text:
+        config = replace(config, text=words.text)
+    if words.labels:
+        config = replace(config, classes=len(words.labels))
     network = Denoiser(config)
     if "start" in context.parts:
         network.load_state_dict(widened(read_tensors(context.model("start"), "denoiser"), network))
     size = config.unet.size
-    plain = Example(Pixels(size), words, config.low, 0.0 if config.low_noise else None, config.known)
+    plain = Example(Pixels(size), words.plain, config.low, 0.0 if config.low_noise else None, config.known)
     example = replace(
         plain,
         pixels=Pixels(size, data.crop, data.flip, data.recolour),
-        words=varied,
+        words=words.varied,
         low_noise=data.low_noise if config.low_noise else None,
     )
     validation = held_batches(held, plain, VALIDATION_BATCH)
-    paint = _painter(network, previews, away, data.guidance, validation)
+    paint = _painter(network, words, data.guidance, validation)
     return Run(
         objective=Denoising(network, config.process, recipe.objective, paint),
         samples=training,
         transform=example,
-        config={"kind": "denoiser", "config": to_config(config), **said},
+        config={"kind": "denoiser", "config": to_config(config), **words.said},
         validation=validation,
-        tokenizer=words.tokenizer.to_json() if isinstance(words, Texts) else None,
+        tokenizer=words.tokenizer,
     )
 
 
@@ -150,11 +181,10 @@ def metas_of(pairs: Pairs) -> list[Mapping[str, Any]]:
 
 
 def _painter(
-    network: Denoiser, previews: Asked, away: Asked, guidance: float, validation: Callable[[], Any] | None
+    network: Denoiser, words: Words, guidance: float, validation: Callable[[], Any] | None
 ) -> Callable[[], Image.Image | None]:
     """Draws the previews: always the same prompts, or pictures held back, and the same noise."""
-    config = network.config
-    nothing = previews.ids is None and previews.labels is None
+    config, previews = network.config, words.previews
     if config.low or config.known:
         if validation is None:
             return lambda: None
@@ -162,10 +192,10 @@ def _painter(
         shown = {name: value[:PREVIEWS] for name, value in batch.items() if name in Asked.__dataclass_fields__}
         previews = Asked(**shown)
     rows = next((len(value) for value in vars(previews).values() if value is not None), PREVIEWS)
-    how = PREVIEW if nothing else PREVIEW._replace(guidance=guidance)
+    how = PREVIEW._replace(guidance=guidance if words.away else 1.0)
 
     def paint() -> Image.Image:
-        drawn = NoiseDrawer(network).draw(previews, range(rows), how, away=None if nothing else away)
+        drawn = NoiseDrawer(network).draw(previews, range(rows), how, away=words.away)
         return grid([to_pil(picture) for picture in drawn], 8)
 
     return paint

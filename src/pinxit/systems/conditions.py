@@ -16,6 +16,7 @@ from pinxit.checkpoints.files import read_config
 from pinxit.data.images import fit, opaque
 from pinxit.data.views import NAMES, VIEWS, View
 from pinxit.errors import PinxitError, unknown
+from pinxit.models.text_encoder import TextEncoderConfig
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.codec import Codec
 from pinxit.systems.token_drawing import PriorConfig
@@ -129,3 +130,15 @@ def read_condition(folder: Path, config: PriorConfig, codec: Codec, clip: CLIPSy
             raise unknown("view", str(view), VIEWS)
         return ViewCondition(view, codec)
     return NoCondition(config.condition_length)
+
+
+def read_word_condition(folder: Path, text: TextEncoderConfig | None, classes: int | None) -> Condition:
+    """Of a network that draws pixels: a text, a class or nothing, by what it reads."""
+    if text:
+        return read_text_condition(folder, text.vocabulary, text.length)
+    if classes:
+        labels = read_config(folder).get("labels") or [str(number) for number in range(classes)]
+        if len(labels) != classes:
+            raise PinxitError(f"{folder} names {len(labels)} classes; its network knows {classes}.")
+        return LabelCondition(tuple(labels))
+    return NoCondition(0)

@@ -24,10 +24,10 @@ from pinxit.data.images import fit, to_pil, to_tensor
 from pinxit.diffusion.guidance import ALWAYS
 from pinxit.diffusion.process import roughened
 from pinxit.errors import PinxitError
-from pinxit.models.denoiser import Asked, DenoiserConfig
+from pinxit.models.denoiser import Asked
 from pinxit.progress import Progress
 from pinxit.systems.clip import CLIPSystem
-from pinxit.systems.conditions import Condition, LabelCondition, NoCondition, TextCondition, read_text_condition
+from pinxit.systems.conditions import Condition, LabelCondition, NoCondition, TextCondition, read_word_condition
 from pinxit.systems.gradients import Judge, read_judge
 from pinxit.systems.masking import masked
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer, mixed
@@ -87,7 +87,7 @@ class DiffusionSystem(System):
         """Reads config.json and the parts: `base/` and, if there are, those that enlarge, rerank and lead."""
         config = read_config(folder)
         base = NoiseDrawer.from_checkpoint(folder / "base", device)
-        condition = read_asking(folder / "base", base.config)
+        condition = read_word_condition(folder / "base", base.config.text, base.config.classes)
         upsampler, clip = folder / "upsampler", folder / "clip"
         judge = read_judge(folder, base.config.process, condition, device)
         known = defaults_of(config["kind"], upsampler=upsampler.exists(), judge=judge is not None)
@@ -264,15 +264,3 @@ def defaults_of(kind: str, *, upsampler: bool, judge: bool) -> Settings:
         for name in ("guidance", "negative", "interval"):
             del known[name]
     return cast("Settings", known)
-
-
-def read_asking(folder: Path, config: DenoiserConfig) -> Condition:
-    """What the denoiser in a checkpoint folder draws for."""
-    if config.text:
-        return read_text_condition(folder, config.text.vocabulary, config.text.length)
-    if config.classes:
-        labels = read_config(folder).get("labels") or [str(number) for number in range(config.classes)]
-        if len(labels) != config.classes:
-            raise PinxitError(f"{folder} names {len(labels)} classes; its network knows {config.classes}.")
-        return LabelCondition(tuple(labels))
-    return NoCondition(0)

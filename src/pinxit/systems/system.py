@@ -75,6 +75,7 @@ KINDS = {
     "ddpm": Kind(DIFFUSION, ("generate", "edit")),
     "adm": Kind(DIFFUSION, ("generate", "edit")),
     "glide": Kind(DIFFUSION, ("generate", "edit")),
+    "gan": Kind("pinxit.systems.gan:GANSystem", ("generate",)),
     **{kind: Kind("pinxit.systems.codec:Codec", CODEC) for kind in ("palette", "vae", "vqvae", "dvae", "vqgan")},
     "clip": Kind(
         "pinxit.systems.clip:CLIPSystem",

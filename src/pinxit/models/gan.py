@@ -1,0 +1,173 @@
+"""A generative adversarial network for classes, texts or nothing: what diffusion is compared with.
+
+Goodfellow et al. 2014; residual blocks and the scaled, shifted norms of the generator as in Brock et al. 2019
+("BigGAN"); the critic's condition by a projection (Miyato and Koyama 2018).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pinxit.errors import PinxitError
+from pinxit.models.text_encoder import TextEncoder, TextEncoderConfig
+from pinxit.nn.linear import Linear
+
+START = 4
+"""Side of the feature maps that the generator starts from, and the critic ends at."""
+
+
+@dataclass(frozen=True)
+class GANConfig:
+    """Both networks' shape, and what they can be asked for."""
+
+    size: int
+    """Side of the pictures in pixels."""
+    widths: tuple[int, ...]
+    """Channels of the feature maps, coarsest first, each twice as large a side as the one before."""
+    latent: int = 128
+    """Width of the noise."""
+    patch: int = 1
+    """Side of the squares of pixels that are folded into channels."""
+    classes: int | None = None
+    text: TextEncoderConfig | None = None
+
+    def __post_init__(self) -> None:
+        if (side := START * 2 ** (len(self.widths) - 1) * self.patch) != self.size:
+            raise PinxitError(f"{len(self.widths)} widths with patch={self.patch} make {side} pixels, not {self.size}.")
+
+    @property
+    def told(self) -> int:
+        """Width of what both are told."""
+        return self.widths[0]
+
+
+class Words(nn.Module):
+    """Classes b or the ids of texts b l -> b d; zeros for none in particular, and where there is nothing to ask for."""
+
+    def __init__(self, config: GANConfig) -> None:
+        super().__init__()
+        self.labels = nn.Embedding(config.classes, config.told) if config.classes else None
+        self.text = TextEncoder(config.text) if config.text else None
+        self.out = Linear(config.text.width, config.told) if config.text else None
+
+    def forward(self, asked: Tensor | None) -> Tensor | None:
+        """Nothing where nothing can be asked."""
+        if asked is None:
+            return None
+        if self.text is not None and self.out is not None:
+            told: Tensor = self.out(self.text(asked)[:, -1])
+            return told
+        assert self.labels is not None
+        some = asked < self.labels.num_embeddings
+        return self.labels(asked * some) * some[:, None]  # type: ignore[no-any-return]
+
+
+class Up(nn.Module):
+    """Twice the resolution, with norms that are told what to draw."""
+
+    def __init__(self, inputs: int, outputs: int, told: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = nn.GroupNorm(8, inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2, self.conv2 = nn.GroupNorm(8, outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.told1, self.told2 = Linear(told, 2 * inputs), Linear(told, 2 * outputs)
+        self.skip = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        """b c h w -> b c' 2h 2w."""
+        path = F.interpolate(_told(self.norm1(x), self.told1(told)), scale_factor=2.0)
+        path = self.conv2(_told(self.norm2(self.conv1(path)), self.told2(told)))
+        out: Tensor = path + F.interpolate(self.skip(x), scale_factor=2.0)
+        return out
+
+
+def _told(x: Tensor, told: Tensor) -> Tensor:
+    scale, shift = told[:, :, None, None].chunk(2, 1)
+    return F.silu(x * (1 + scale) + shift)
+
+
+class Generator(nn.Module):
+    """Noise and what is asked -> pictures."""
+
+    def __init__(self, config: GANConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, told = config.widths[0], config.told
+        self.words = Words(config)
+        self.style = nn.Sequential(Linear(config.latent + told, told), nn.SiLU(), Linear(told, told), nn.SiLU())
+        self.start = Linear(told, START**2 * width)
+        self.up = nn.ModuleList(Up(a, b, told) for a, b in pairwise(config.widths))
+        self.norm = nn.GroupNorm(8, config.widths[-1])
+        self.out = nn.Conv2d(config.widths[-1], 3 * config.patch**2, 3, padding=1)
+
+    def forward(self, noise: Tensor, asked: Tensor | None = None) -> Tensor:
+        """Normal noise b latent and what is asked, b or b l -> pixels b 3 h w in [-1, 1]."""
+        words = self.words(asked)
+        told = noise.new_zeros(len(noise), self.config.told) if words is None else words
+        style = self.style(torch.cat([noise, told], 1))
+        x = self.start(style).view(len(noise), -1, START, START)
+        for up in self.up:
+            x = up(x, style)
+        return F.pixel_shuffle(self.out(F.silu(self.norm(x))), self.config.patch).tanh()
+
+
+class Down(nn.Module):
+    """Half the resolution, without norms."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = (
+            nn.Conv2d(inputs, inputs, 3, padding=1),
+            nn.Conv2d(inputs, outputs, 3, padding=1),
+        )
+        self.skip = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """b c h w -> b c' h/2 w/2."""
+        path = self.conv2(F.leaky_relu(self.conv1(F.leaky_relu(x, 0.2)), 0.2))
+        out: Tensor = F.avg_pool2d(path + self.skip(x), 2) / 2**0.5
+        return out
+
+
+class Critic(nn.Module):
+    """Pictures and what was asked -> how real they look, and how well they fit."""
+
+    def __init__(self, config: GANConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.widths[::-1]
+        self.words = Words(config)
+        self.stem = nn.Conv2d(3 * config.patch**2, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(Down(a, b) for a, b in pairwise(widths))
+        self.last = nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1)
+        self.features = Linear(widths[-1] * START**2, config.told)
+        self.out = Linear(config.told, 1)
+
+    def forward(self, pixels: Tensor, asked: Tensor | None = None) -> Tensor:
+        """Pixels b 3 h w in [-1, 1] and what was asked -> logits b."""
+        x = self.stem(F.pixel_unshuffle(pixels, self.config.patch))
+        for down in self.down:
+            x = down(x)
+        x = F.leaky_relu(self.last(torch.cat([x, _variety(x)], 1)), 0.2)
+        features = F.leaky_relu(self.features(x.flatten(1)), 0.2)
+        logits: Tensor = self.out(features)[:, 0]
+        words = self.words(asked)
+        return logits if words is None else logits + (features * words).sum(1) / self.config.told**0.5
+
+
+def _variety(x: Tensor) -> Tensor:
+    """How much pictures of the batch differ, by fours: b 1 h w (Karras et al. 2018, section 3)."""
+    group = next(size for size in (4, 2, 1) if len(x) % size == 0)
+    spread = x.view(group, -1, *x.shape[1:]).float().var(0, unbiased=False).add(1e-8).sqrt()
+    told = spread.mean((1, 2, 3), keepdim=True).repeat(group, 1, 1, 1)
+    return told.expand(-1, 1, *x.shape[2:]).to(x.dtype)
+
+
+SIZES = {
+    "small-64": GANConfig(size=64, widths=(256, 256, 128, 64), patch=2),
+    "tiny-32": GANConfig(size=32, widths=(64, 64, 32), patch=2, latent=32),
+}

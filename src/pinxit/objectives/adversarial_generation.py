@@ -1,0 +1,105 @@
+"""A generator against a critic: the hinge loss, with R1 and mismatched texts.
+
+Lim and Ye 2017 (hinge); Mescheder et al. 2018 (R1); Karras et al. 2020 (R1 now and then); Reed et al. 2016 (real
+pictures that are asked for something else count as made).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from pinxit.objectives.objective import Batch, Numbers, Objective
+
+
+@dataclass(frozen=True)
+class GANObjectiveConfig:
+    """What keeps the two in balance."""
+
+    r1: float = 1.0
+    """gamma of R1: half of it times the squared gradient of the critic's logits at real pictures."""
+    r1_every: int = 16
+    """Steps between two such penalties, which count as much more."""
+
+
+class AdversarialGeneration(Objective):
+    """Two turns a step: the critic's, then the generator's."""
+
+    turns = ("critic", "generator")
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        critic: nn.Module,
+        latent: int,
+        asked: str | None,
+        config: GANObjectiveConfig,
+        paint: Callable[[], Image.Image | None] | None = None,
+    ) -> None:
+        """`generator` maps noise b `latent` and what is asked to pixels, `critic` those to logits b.
+
+        `asked` is what the batch calls that which is asked for.
+        """
+        super().__init__()
+        self.generator, self.critic = generator, critic
+        self.latent, self.asked, self.config, self.paint = latent, asked, config, paint
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """The generator. The critic has done its work when training ends."""
+        return {"generator": self.generator}
+
+    def parameters_of(self, turn: str) -> Iterator[tuple[str, nn.Parameter]]:
+        """Each its own."""
+        return ((name, value) for name, value in self.named_parameters() if name.startswith(f"{turn}."))
+
+    def loss(self, batch: Batch, turn: str, step: int) -> tuple[Tensor, Numbers]:
+        """`batch["pixels"]` b 3 h w in [-1, 1]."""
+        pixels = batch["pixels"]
+        asked = batch[self.asked] if self.asked else None
+        noise = torch.randn(len(pixels), self.latent, device=pixels.device)
+        if turn == "critic":
+            with torch.no_grad():
+                made = self.generator(noise, asked)
+            return self._judge(pixels, made.to(pixels.dtype), asked, step)
+        for value in self.critic.parameters():  # this turn moves the generator alone
+            value.requires_grad_(False)
+        loss = -self.critic(self.generator(noise, asked), asked).float().mean()
+        for value in self.critic.parameters():
+            value.requires_grad_(True)
+        return loss, {}
+
+    def _judge(self, pixels: Tensor, made: Tensor, asked: Tensor | None, step: int) -> tuple[Tensor, Numbers]:
+        """Real pictures above 1; made ones, and those asked for something else, below -1."""
+        real, fake = self.critic(pixels, asked).float(), self.critic(made, asked).float()
+        wrong = F.relu(1 + fake).mean()
+        numbers: dict[str, Tensor | float] = {"real": real.detach().mean(), "made": fake.detach().mean()}
+        if asked is not None:
+            other = self.critic(pixels, asked.roll(1, 0)).float()
+            wrong = (wrong + F.relu(1 + other).mean()) / 2
+            numbers["mismatched"] = other.detach().mean()
+        loss = F.relu(1 - real).mean() + wrong
+        if self.config.r1 and self.training and step % self.config.r1_every == 0:
+            penalty = self._r1(pixels, asked)
+            numbers["r1"] = penalty.detach()
+            loss = loss + self.config.r1_every * self.config.r1 / 2 * penalty
+        return loss, numbers
+
+    def _r1(self, pixels: Tensor, asked: Tensor | None) -> Tensor:
+        """The mean squared gradient, in float32."""
+        with torch.autocast(pixels.device.type, enabled=False):
+            leaf = pixels.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.critic(leaf, asked).sum(), leaf, create_graph=True)
+        return gradient.square().flatten(1).sum(1).mean()
+
+    def validate(self, batch: Batch, step: int) -> Numbers:
+        """What the critic says of pictures that it has not seen, and of made ones."""
+        return self.loss(batch, "critic", step)[1]
+
+    def preview(self) -> Image.Image | None:
+        """Pictures of fixed prompts and noise."""
+        return self.paint() if self.paint else None
