@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,10 @@ from pinxit.nn.linear import Linear
 
 @dataclass(frozen=True)
 class DenoiserConfig:
-    """The U-Net, the process it knows, and what it can be asked for."""
+    """The U-Net, the process it knows, and what it can be asked for.
+
+    What follows from the rest, `unet.beside`, `unet.tokens` and `unet.outputs`, need not be given.
+    """
 
     unet: UNetConfig
     process: ProcessConfig
@@ -39,14 +42,16 @@ class DenoiserConfig:
     """Whether it can be shown a part of the picture, and where that is."""
 
     def __post_init__(self) -> None:
-        wanted = {
+        wanted: dict[str, Any] = {
             "beside": 3 * bool(self.low) + 4 * self.known,
             "tokens": self.text.width if self.text else None,
             "outputs": self.unet.inputs * (1 + self.process.learned_variance),
         }
+        plain = {"beside": 0, "tokens": None, "outputs": 3}
         for name, value in wanted.items():
-            if getattr(self.unet, name) != value:
+            if getattr(self.unet, name) not in (plain[name], value):
                 raise PinxitError(f"unet.{name}={getattr(self.unet, name)} does not go with the rest: give {value}.")
+        object.__setattr__(self, "unet", replace(self.unet, **wanted))
 
 
 @dataclass(frozen=True)
@@ -223,8 +228,8 @@ def widened(state: Mapping[str, Tensor], network: Denoiser) -> dict[str, Tensor]
     So it starts by telling what it told before (Nichol et al. 2021, section 2.5).
     """
     name = "unet.encoder.stem.weight"
-    wanted, found = network.unet.encoder.stem.weight, state[name]
-    if found.shape[1] == wanted.shape[1]:
+    wanted, found = network.unet.encoder.stem.weight, state.get(name)
+    if found is None or found.shape[1] == wanted.shape[1]:
         return dict(state)
     more = found.new_zeros(wanted.shape[0], wanted.shape[1], *wanted.shape[2:])
     patch = network.config.unet.patch**2

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,7 @@ def build_denoiser(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
         config = replace(config, classes=len(words.labels))
     network = Denoiser(config)
     if "start" in context.parts:
-        network.load_state_dict(widened(read_tensors(context.model("start"), "denoiser"), network))
+        _start(network, context.model("start"))
     size = config.unet.size
     plain = Example(Pixels(size), words.plain, config.low, 0.0 if config.low_noise else None, config.known)
     example = replace(
@@ -169,6 +170,15 @@ def build_denoiser(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
         validation=validation,
         tokenizer=words.tokenizer,
     )
+
+
+def _start(network: Denoiser, folder: Path) -> None:
+    """From the weights of a network that is alike, but for what it is shown beside the noisy picture."""
+    try:
+        network.load_state_dict(widened(read_tensors(folder, "denoiser"), network))
+    except RuntimeError as fault:
+        told = " ".join(str(fault).split())[:200]
+        raise PinxitError(f"Training cannot start from {folder}, whose network is another: {told}") from fault
 
 
 def metas_of(pairs: Pairs) -> list[Mapping[str, Any]]:

@@ -72,7 +72,8 @@ class GANSystem(System):
     @property
     def size(self) -> int:
         """Pixels a side of what it draws."""
-        return self.generator.config.size
+        config: GANConfig = self.generator.config
+        return config.size
 
     @property
     def reads_texts(self) -> bool:
