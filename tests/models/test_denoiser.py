@@ -90,15 +90,8 @@ def test_impossible_shapes(change: dict[str, Any], message: str) -> None:
         UNet(replace(SMALL, **change))
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"low": 16}, r"unet\.beside=0 does not go with the rest: give 3"),
-        ({"known": True}, r"unet\.beside=0 does not go with the rest: give 4"),
-        ({"text": TEXT}, r"unet\.tokens=None does not go with the rest: give 32"),
-        ({"process": ProcessConfig(learned_variance=True)}, r"unet\.outputs=3 does not go with the rest: give 6"),
-    ],
-)
-def test_a_config_agrees_with_itself(change: dict[str, object], message: str) -> None:
-    with pytest.raises(PinxitError, match=message):
-        replace(CLASSES, **change)  # type: ignore[arg-type]
+def test_what_follows_from_the_rest_need_not_be_given() -> None:
+    config = replace(CLASSES, low=16, known=True, text=TEXT, process=ProcessConfig(learned_variance=True))
+    assert (config.unet.beside, config.unet.tokens, config.unet.outputs) == (7, TEXT.width, 6)
+    with pytest.raises(PinxitError, match=r"unet\.beside=7 does not go with the rest: give 4"):
+        replace(config, low=None)

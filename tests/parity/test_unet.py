@@ -154,8 +154,13 @@ BLOCKS |= {"conv_shortcut": "skip"}
 
 def by_their_names(unet: UNet) -> dict[str, str]:
     """Ours -> diffusers', for layers with a weight and a bias; queries, keys and values are three layers there."""
-    places = {"time.0": "time_embedding.linear_1", "time.2": "time_embedding.linear_2", "stem": "conv_in"}
-    places |= {"out.0": "conv_norm_out", "out.2": "conv_out"}
+    places = {
+        "encoder.time.0": "time_embedding.linear_1",
+        "encoder.time.2": "time_embedding.linear_2",
+        "encoder.stem": "conv_in",
+        "head.0": "conv_norm_out",
+        "head.2": "conv_out",
+    }
 
     def stage(ours: str, block: str, look: str) -> None:
         module = unet.get_submodule(ours)
@@ -172,16 +177,16 @@ def by_their_names(unet: UNet) -> dict[str, str]:
         elif module.change is not None:
             places[f"{ours}.change.conv"] = f"{block.partition('.resnets')[0]}.upsamplers.0.conv"
 
-    blocks, number = unet.config.blocks, 0
-    for level in range(len(unet.config.widths)):
+    blocks, number = unet.encoder.config.blocks, 0
+    for level in range(len(unet.encoder.config.widths)):
         for i in range(blocks):
-            stage(f"down.{number}", f"down_blocks.{level}.resnets.{i}", f"down_blocks.{level}.attentions.{i}")
+            stage(f"encoder.down.{number}", f"down_blocks.{level}.resnets.{i}", f"down_blocks.{level}.attentions.{i}")
             number += 1
-        if level < len(unet.config.widths) - 1:
-            stage(f"down.{number}", f"down_blocks.{level}.downsamplers.0", "none")
+        if level < len(unet.encoder.config.widths) - 1:
+            stage(f"encoder.down.{number}", f"down_blocks.{level}.downsamplers.0", "none")
             number += 1
-    stage("middle.0", "mid_block.resnets.0", "mid_block.attentions.0")
-    stage("middle.1", "mid_block.resnets.1", "none")
+    stage("encoder.middle.0", "mid_block.resnets.0", "mid_block.attentions.0")
+    stage("encoder.middle.1", "mid_block.resnets.1", "none")
     for number in range(len(unet.up)):
         level, i = divmod(number, blocks + 1)
         stage(f"up.{number}", f"up_blocks.{level}.resnets.{i}", f"up_blocks.{level}.attentions.{i}")

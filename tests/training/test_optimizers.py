@@ -38,14 +38,38 @@ def test_muon_takes_the_matrices_between_embeddings_and_heads() -> None:
     muon, adamw = make_optimizers(net, net.named_parameters(), config)
     names = {id(value): name for name, value in net.named_parameters()}
     assert isinstance(muon, torch.optim.Muon)
-    assert [[names[id(value)] for value in group["params"]] for group in muon.param_groups] == [["linear.weight"]]
+    linear, kernel = muon.param_groups[0]["params"]
+    assert names[id(linear)] == "linear.weight"
+    assert kernel.shape == (3, 27)
     decayed, spared = ({names[id(value)] for value in group["params"]} for group in adamw.param_groups)
-    assert decayed == {"conv.weight", "text_head.weight", "projection"}
-    assert len(decayed | spared) == len(names) - 1
+    assert decayed == {"text_head.weight", "projection"}
+    assert len(decayed | spared) == len(names) - 2
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_muon_moves_kernels_as_matrices_wherever_they_lie(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(8, 16, 3, bias=False)
+    conv.to(memory_format=layout)  # type: ignore[call-overload]
+    matrix = nn.Parameter(conv.weight.detach().flatten(1).clone())
+    (muon,) = make_optimizers(conv, conv.named_parameters(), OptimizerConfig(lr=0.1, matrices="muon"))
+    (plain,) = make_optimizers(nn.Module(), [("matrix", matrix)], OptimizerConfig(lr=0.1, matrices="muon"))
+    for _ in range(3):
+        conv.weight.data = conv.weight.detach().clone(memory_format=layout)  # as averaging does
+        x = torch.randn(4, 8, 5, 5)
+        conv(x).square().sum().backward()
+        (nn.functional.unfold(x, 3).transpose(1, 2) @ matrix.T).square().sum().backward()  # type: ignore[no-untyped-call]
+        muon.step()
+        plain.step()
+        muon.zero_grad()
+        plain.zero_grad()
+        assert conv.weight.grad is None
+    # Newton and Schulz's iteration runs in bfloat16, where the order of columns rounds otherwise.
+    torch.testing.assert_close(conv.weight.detach().flatten(1), matrix.detach(), atol=2e-3, rtol=0.02)
 
 
 def test_muon_without_matrices_is_refused() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 3, 3), nn.LayerNorm(3))
+    net = nn.Sequential(nn.Conv1d(3, 3, 3), nn.LayerNorm(3))
     with pytest.raises(PinxitError, match="no matrices between embeddings and heads: allowed here is adamw"):
         make_optimizers(net, net.named_parameters(), OptimizerConfig(lr=0.1, matrices="muon"))
 

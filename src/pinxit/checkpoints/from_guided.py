@@ -191,7 +191,7 @@ def _places(network: Denoiser) -> Iterator[Place]:
     yield from _encoder(unet.encoder, "unet.encoder")
     for number, stage in enumerate(unet.up):
         yield from _stage(stage, [f"output_blocks.{number}.{i}" for i in range(3)], f"unet.up.{number}")
-    yield from (Place(f"out.{number}", f"unet.out.{number}") for number in (0, 2))
+    yield from (Place(f"out.{number}", f"unet.head.{number}") for number in (0, 2))
     if network.config.text:
         heads = network.config.text.heads
         for number in range(network.config.text.depth):

@@ -51,8 +51,9 @@ class UNetConfig:
     """Whether tokens join the keys and values of the self-attention, as in GLIDE, or are looked at after it."""
     scale_shift: bool = True
     """The embedding scales and shifts what is normed, as in ADM, rather than being added before."""
-    resample: Literal["block", "conv"] = "block"
-    """Resolutions change inside of residual blocks, as in ADM, or by convolutions, as in DDPM."""
+    resample: Literal["block", "conv", "fold"] = "block"
+    """Resolutions change inside of residual blocks, as in ADM, or by convolutions, as in DDPM; or pixels are folded
+    into channels and back, at the lower resolution, which saves a third of the work."""
     dropout: float = 0.0
     groups: int = 32
     """Of the group norms."""
@@ -174,6 +175,21 @@ class Change(nn.Module):
         return out
 
 
+class Fold(nn.Module):
+    """Half or twice the resolution: two by two places into channels and back, mixed at the lower resolution."""
+
+    def __init__(self, inputs: int, outputs: int, change: Literal["down", "up"]) -> None:
+        super().__init__()
+        self.change = change
+        self.conv = nn.Conv2d(4 * inputs, outputs, 1) if change == "down" else nn.Conv2d(inputs, 4 * outputs, 1)
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:  # noqa: ARG002
+        """b c h w -> b c' h' w'."""
+        if self.change == "down":
+            return self.conv(F.pixel_unshuffle(x, 2))  # type: ignore[no-any-return]
+        return F.pixel_shuffle(self.conv(x), 2)
+
+
 class Look(nn.Module):
     """Every place looks at every other, and at the tokens, beside a skip."""
 
@@ -266,20 +282,20 @@ class UNet(nn.Module):
         self.encoder = UNetEncoder(config)
         self.up = nn.ModuleList(_up(config))
         last = nn.Conv2d(config.widths[0], folded_channels(config.outputs, config.patch), 3, padding=1)
-        self.out = nn.Sequential(
+        self.head = nn.Sequential(
             nn.GroupNorm(config.groups, config.widths[0]),
             nn.SiLU(),
             last,
             *unfolding(config.outputs, config.patch, nn.SiLU()),
         )
-        _zero(self.out[-1])
+        _zero(self.head[-1])
 
     def forward(self, x: Tensor, times: Tensor, guide: Guide = NOTHING) -> Tensor:
         """Noisy values b c h w, times b of a thousand -> b outputs h w."""
         x, told, kept = self.encoder(x, times, guide)
         for stage in self.up:
             x = stage(torch.cat([x, kept.pop()], 1), told, guide.tokens)
-        out: Tensor = self.out(x)
+        out: Tensor = self.head(x)
         return out
 
 
@@ -291,7 +307,7 @@ def _down(config: UNetConfig) -> Iterator[Stage]:
             yield Stage(Block(config, width, outputs), _look(config, side, outputs))
             width = outputs
         if level < len(config.widths) - 1:
-            yield Stage(Block(config, width, width, "down") if config.resample == "block" else Change(width, "down"))
+            yield Stage(_change(config, width, width, "down"))
 
 
 def _up(config: UNetConfig) -> Iterator[Stage]:
@@ -302,11 +318,22 @@ def _up(config: UNetConfig) -> Iterator[Stage]:
     width = config.widths[-1]
     for level, (outputs, side) in reversed(list(enumerate(zip(config.widths, config.sides, strict=True)))):
         for number in range(config.blocks + 1):
+            block, width = Block(config, width + kept.pop(), outputs), outputs
             change: nn.Module | None = None
             if level and number == config.blocks:
-                change = Block(config, outputs, outputs, "up") if config.resample == "block" else Change(outputs, "up")
-            yield Stage(Block(config, width + kept.pop(), outputs), _look(config, side, outputs), change)
-            width = outputs
+                width = config.widths[level - 1] if config.resample == "fold" else outputs
+                change = _change(config, outputs, width, "up")
+            yield Stage(block, _look(config, side, outputs), change)
+
+
+def _change(config: UNetConfig, inputs: int, outputs: int, change: Literal["down", "up"]) -> nn.Module:
+    match config.resample:
+        case "block":
+            return Block(config, inputs, outputs, change)
+        case "conv":
+            return Change(inputs, change)
+        case "fold":
+            return Fold(inputs, outputs, change)
 
 
 def _look(config: UNetConfig, side: int, channels: int) -> Look | None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pinxit.errors import PinxitError
 
 UNDECAYED = ("embedding", "position")
 """Parameters with one of these in their name are spared weight decay."""
 
-LAST = ("head", "projection")
-"""In the names of last layers, which stay with AdamW."""
+ENDS = ("stem", "head", "projection")
+"""In the names of first and last layers, which stay with AdamW."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class OptimizerConfig:
     """Of AdamW, as `eps`; Muon's momentum is 0.95."""
     eps: float = 1e-8
     matrices: Literal["adamw", "muon"] = "adamw"
-    """What the matrices between embeddings and heads learn by: Muon (Jordan et al. 2024) makes each step orthogonal, as
-    large as one of AdamW's at the same `lr` (Liu et al. 2025, section 2.2). All else learns by AdamW."""
+    """What the matrices between embeddings and heads learn by, and the kernels of convolutions: Muon (Jordan et al.
+    2024) makes each step orthogonal, as large as one of AdamW's at the same `lr` (Liu et al. 2025, section 2.2). All
+    else learns by AdamW."""
     weight_decay: float = 0.0
     warmup: int = 0
     """Steps over which the learning rate rises from zero."""
@@ -67,7 +68,7 @@ def make_optimizers(
     for name, value in named:
         if value.ndim <= 1 or id(value) in embeddings or any(word in name.lower() for word in UNDECAYED):
             spared.append(value)
-        elif config.matrices == "muon" and value.ndim == 2 and not any(word in name.lower() for word in LAST):
+        elif config.matrices == "muon" and value.ndim in (2, 4) and not any(word in name.lower() for word in ENDS):
             matrices.append(value)
         else:
             decayed.append(value)
@@ -79,12 +80,39 @@ def make_optimizers(
                 "allowed here is adamw."
             )
         adjust = "match_rms_adamw"
-        made.append(torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn=adjust))
+        made.append(Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn=adjust))
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     if groups:
         made.append(torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True))
     return made
+
+
+class Muon(torch.optim.Muon):
+    """torch's, for kernels of convolutions as well: matrices with a row for each output (Jordan et al. 2024)."""
+
+    def __init__(self, values: Sequence[nn.Parameter], **options: Any) -> None:
+        self._kernels = [(value, nn.Parameter(_matrix(value, value.detach()))) for value in values if value.ndim == 4]
+        as_matrix = {id(kernel): matrix for kernel, matrix in self._kernels}
+        super().__init__([as_matrix.get(id(value), value) for value in values], **options)
+
+    def step(self, closure: Any = None) -> Any:
+        """The matrices are the kernels' own memory, wherever that is by now."""
+        for kernel, matrix in self._kernels:
+            matrix.data = _matrix(kernel, kernel.detach())
+            matrix.grad = None if kernel.grad is None else _matrix(kernel, kernel.grad)
+        return super().step(closure)  # type: ignore[no-untyped-call]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """The kernels' gradients too."""
+        super().zero_grad(set_to_none)
+        for kernel, _ in self._kernels:
+            kernel.grad = None
+
+
+def _matrix(kernel: Tensor, value: Tensor) -> Tensor:
+    """A kernel, or its gradient, as a matrix, in the order in which the kernel lies in memory: its own is no copy."""
+    return (value if kernel.is_contiguous() else value.permute(0, 2, 3, 1)).flatten(1)
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
