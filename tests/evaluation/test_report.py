@@ -160,6 +160,7 @@ def test_categories_are_counted_apart_and_weighed_alike(system: TokenSystem) -> 
     wrong = [real[(i + 1) % 30] if i % 2 else real[i] for i in range(30)]
     told = best_of(system, prompts, real, wrong, seed=0, settings=system.resolve(1, 0, {}))
     assert told.real.overall == 1.0
+    assert told.reconstructed is not None
     for category, judged in told.reconstructed.judged.items():
         own = [i for i in range(30) if prompts[i][1].category == category]
         assert judged == len(own)

@@ -114,6 +114,12 @@ RECIPES: dict[str, Callable[[], Recipe | Pipeline | Stage]] = {
     "glide-tiny": glide.glide_tiny,
     "glide-base": glide.glide_base,
     "glide-base-tiny": glide.glide_base_tiny,
+    "glide-upsampler": glide.glide_upsampler,
+    "glide-upsampler-tiny": glide.glide_upsampler_tiny,
+    "glide-128": glide.glide_128,
+    "glide-128-tiny": glide.glide_128_tiny,
+    "glide-inpaint": glide.glide_inpaint,
+    "glide-inpaint-tiny": glide.glide_inpaint_tiny,
     "glide-scenes": glide.glide_scenes,
     "glide-scenes-tiny": glide.glide_scenes_tiny,
 }

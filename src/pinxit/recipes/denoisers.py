@@ -174,6 +174,7 @@ def build_denoiser(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
 
 def _start(network: Denoiser, folder: Path) -> None:
     """From the weights of a network that is alike, but for what it is shown beside the noisy picture."""
+    folder = folder / "base" if (folder / "base" / "config.json").is_file() else folder
     try:
         network.load_state_dict(widened(read_tensors(folder, "denoiser"), network))
     except RuntimeError as fault:

@@ -2,7 +2,8 @@
 
 pinxit train glide --data SRC --out runs/glide
 pinxit generate "a red apple" --model runs/glide --guidance 3
-pinxit train glide-inpaint --data SRC --out runs/inpaint --part start=runs/glide/base
+pinxit train glide-inpaint --data SRC --out runs/inpaint --part start=runs/glide --part clip=runs/glide
+pinxit edit picture.png "a green apple" --mask mask.png --model runs/inpaint
 """
 
 from __future__ import annotations
@@ -79,6 +80,90 @@ def glide_base_tiny() -> Recipe:
         optimizer=replace(recipe.optimizer, lr=2e-3, warmup=20),
         training=replace(recipe.training, steps=300, batch_size=32, ema_decay=0.98),
     )
+
+
+def glide_upsampler() -> Recipe:
+    """64 pixels to 128, after the text as well."""
+    base = glide_base()
+    unet = UNetConfig(size=128, channels=64, multipliers=(1, 2, 3), blocks=1, attention=(8,), patch=4, resample="fold")
+    return replace(
+        base,
+        name="glide-upsampler",
+        summary="The upsampler of GLIDE: 64 pixels to 128, after the text as well.",
+        model=replace(BASE, unet=unet, low=64, low_noise=True),
+        training=replace(base.training, batch_size=32),
+    )
+
+
+def glide_upsampler_tiny() -> Recipe:
+    """16 pixels to 32, in seconds."""
+    recipe, tiny = glide_upsampler(), glide_base_tiny()
+    return replace(
+        tiny,
+        name="glide-upsampler-tiny",
+        summary="The recipe glide-upsampler from 16 to 32 pixels, in seconds.",
+        model=replace(tiny.model, low=16, low_noise=recipe.model.low_noise),
+        training=replace(tiny.training, steps=100),
+    )
+
+
+def glide_128() -> Pipeline:
+    """A cascade."""
+    whole = glide()
+    return replace(
+        whole,
+        name="glide-128",
+        summary="GLIDE at 128 pixels: a base of 64, and a network that enlarges what it draws.",
+        stages={
+            "base": glide_base(),
+            "upsampler": glide_upsampler(),
+            "clip": clip(),
+            "model": ModelStage(
+                name="glide-model", kind="glide", parts=("base", "upsampler", "clip"), defaults=DEFAULTS
+            ),
+        },
+    )
+
+
+def glide_128_tiny() -> Pipeline:
+    """The same from 16 to 32 pixels, in a minute."""
+    whole, base = glide_128(), glide_base_tiny()
+    small = replace(base.model, unet=replace(base.model.unet, size=16, patch=2))
+    return replace(
+        whole,
+        name="glide-128-tiny",
+        summary="The recipe glide-128 from 16 to 32 pixels, in a minute.",
+        hardware="1 core",
+        stages={
+            **whole.stages,
+            "base": replace(base, model=small),
+            "upsampler": glide_upsampler_tiny(),
+            "clip": clip_tiny(),
+        },
+    )
+
+
+def glide_inpaint() -> Pipeline:
+    """A GLIDE that goes on to learn from pictures of which it is shown a part."""
+    return _inpainting(glide(), "glide-inpaint", "GLIDE that paints parts of pictures anew, seeing the rest.")
+
+
+def glide_inpaint_tiny() -> Pipeline:
+    """The same at 32 pixels, in a minute."""
+    return _inpainting(glide_tiny(), "glide-inpaint-tiny", "The recipe glide-inpaint at 32 pixels, in a minute.")
+
+
+def _inpainting(whole: Pipeline, name: str, summary: str) -> Pipeline:
+    base = whole.stages["base"]
+    assert isinstance(base, Recipe)
+    learns = replace(
+        base,
+        name=f"{name}-base",
+        summary="The base of GLIDE, which is shown a part of the picture. Give `--part start=` a GLIDE to begin with.",
+        model=replace(base.model, known=True),
+        training=replace(base.training, steps=base.training.steps // 4),
+    )
+    return replace(whole, name=name, summary=summary, stages={**whole.stages, "base": learns})
 
 
 def glide() -> Pipeline:

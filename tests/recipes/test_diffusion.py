@@ -1,0 +1,122 @@
+"""The pipelines of DDPM, ADM, GLIDE and the GAN, run for a few steps through every stage."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+import pinxit
+from pinxit.checkpoints.files import read_tensors
+from pinxit.data.images import open_image
+from pinxit.data.scenes import Scenes
+from pinxit.errors import PinxitError
+from pinxit.recipes.catalogue import find
+from pinxit.recipes.codecs import Pixels
+from pinxit.recipes.denoisers import Example
+from pinxit.recipes.overrides import override
+from pinxit.recipes.pipeline import Pipeline
+from pinxit.recipes.recipe import Context, Recipe
+from pinxit.systems.system import System
+
+SOURCE = "scenes:80"
+
+
+def run(name: str, folder: Path, *more: str, **parts: str) -> System:
+    """Every stage of a pipeline, for a few steps, twice: the second time nothing is left to do."""
+    pipeline = find(name)
+    assert isinstance(pipeline, Pipeline)
+    stages = [stage for stage, what in pipeline.stages.items() if isinstance(what, Recipe)]
+    settings = [f"{stage}.training.{key}" for stage in stages for key in ("steps=3", "batch_size=8")]
+    settings += [f"{stage}.data.validation=6" for stage in stages]
+    pipeline, context = override(pipeline, [*settings, *more]), Context(SOURCE, folder, parts=parts)
+    pipeline.run(context)
+    assert pipeline.done(context)
+    return pinxit.load(folder, "cpu")
+
+
+@pytest.mark.parametrize("name", ["ddpm", "improved-ddpm"])
+def test_pictures_alone(name: str, tmp_path: Path) -> None:
+    system = run(f"{name}-tiny", tmp_path)
+    assert system.kind == "ddpm"
+    assert open_image(tmp_path / "base" / "samples" / "step-0000003.png").size == (8 * 34 - 2, 2 * 34 - 2)
+    assert system.generate("", 1, steps=3)[0].image.size == (32, 32)
+    with pytest.raises(PinxitError, match=r'Give an empty prompt, ""'):
+        system.generate("a red star", 1, steps=3)
+    with pytest.raises(PinxitError, match="does not take the setting 'guidance'"):
+        system.generate("", 1, guidance=2.0)
+
+
+def test_classes_and_their_classifier(tmp_path: Path) -> None:
+    label = [f"{stage}.data.label=class" for stage in ("base", "noised_classifier")]
+    system = run("adm-tiny", tmp_path, *label)
+    made = system.generate("several", 2, steps=3, guidance=2.0)[0]
+    assert made.settings["gradient_guidance"] == 1.0
+    assert made.image.size == (32, 32)
+    with pytest.raises(PinxitError, match="There is no class 'a purple horse'"):
+        system.generate("a purple horse", 1, steps=3)
+
+
+def test_texts_a_cascade_and_clip(tmp_path: Path) -> None:
+    system = run("glide-128-tiny", tmp_path)
+    assert (system.kind, system.generate("a red star", 2, rerank=3, steps=3)[0].image.size) == ("glide", (32, 32))
+    assert "upsample_steps" in system.defaults
+
+
+def test_a_part_of_a_picture_after_what_was_learnt_of_whole_ones(tmp_path: Path) -> None:
+    run("glide-tiny", tmp_path / "whole")
+    system = run("glide-inpaint-tiny", tmp_path / "part", start=str(tmp_path / "whole"), clip=str(tmp_path / "whole"))
+    stem = "unet.encoder.stem.weight"
+    narrow = read_tensors(tmp_path / "whole" / "base" / "model", "denoiser")[stem]
+    wide = read_tensors(tmp_path / "part" / "base" / "model", "denoiser")[stem]
+    assert wide.shape[1] == narrow.shape[1] + 4 * 16
+    assert (wide[:, : narrow.shape[1]] - narrow).abs().max() < 0.02, "it has gone on from there"
+    picture, mask = Image.new("RGB", (32, 32), "red"), Image.new("L", (32, 32), 0)
+    ImageDraw.Draw(mask).rectangle((0, 0, 15, 31), 255)
+    (edited,) = system.edit(picture, mask, "a blue star", 1, steps=3)
+    pixels = np.asarray(edited.image)
+    assert (pixels[:, 16:] == (255, 0, 0)).all()
+    assert (pixels[:, :16] != (255, 0, 0)).any()
+
+
+def test_training_starts_from_a_network_that_is_alike(tmp_path: Path) -> None:
+    run("ddpm-tiny", tmp_path / "ddpm")
+    with pytest.raises(PinxitError, match=r"Training cannot start from .*, whose network is another: "):
+        run("glide-tiny", tmp_path / "glide", start=str(tmp_path / "ddpm" / "base"))
+
+
+@pytest.mark.parametrize("name", ["gan", "gan-class"])
+def test_a_gan(name: str, tmp_path: Path) -> None:
+    system = run(f"{name}-tiny", tmp_path, *(["generator.data.label=class"] if name == "gan-class" else []))
+    one, two = system.generate("several", 2)
+    assert one.image.size == (32, 32)
+    assert one.image.tobytes() != two.image.tobytes()
+    with pytest.raises(PinxitError, match="does not take the setting 'steps'"):
+        system.generate("several", 1, steps=3)
+
+
+def test_a_clip_that_knows_noise_leads_glide(tmp_path: Path) -> None:
+    recipe = override(find("noised-clip-tiny"), ["training.steps=3", "training.batch_size=8", "data.validation=6"])
+    assert isinstance(recipe, Recipe)
+    recipe.run(Context(SOURCE, tmp_path / "noised"))
+    run("glide-tiny", tmp_path / "glide")
+    (tmp_path / "glide" / "model" / "noised_clip").symlink_to(tmp_path / "noised" / "model")
+    system = pinxit.load(tmp_path / "glide", "cpu")
+    plain, led = (system.generate("a red star", 1, steps=4, gradient_guidance=scale)[0] for scale in (0.0, 50.0))
+    assert plain.image.tobytes() != led.image.tobytes()
+
+
+def test_what_an_example_holds() -> None:
+    sample = Scenes(4)[0]
+    example = Example(Pixels(64), low=16, low_noise=0.5, known=True)
+    made, again = (example(sample, np.random.default_rng(3)) for _ in range(2))
+    assert made["pixels"].shape == (3, 64, 64)
+    assert made["low"].shape == (3, 16, 16)
+    assert made["mask"].shape == (1, 64, 64)
+    assert set(made["mask"].unique().tolist()) <= {0.0, 1.0}
+    assert torch.equal(made["known"], made["pixels"])
+    assert 0 <= made["low_level"] <= 0.5
+    assert all(torch.equal(made[name], again[name]) for name in made)
+    clean = Example(Pixels(64), low=16, low_noise=0.0)(sample, np.random.default_rng(3))
+    torch.testing.assert_close(clean["low"], torch.nn.functional.avg_pool2d(made["pixels"], 4))

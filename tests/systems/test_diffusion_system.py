@@ -1,0 +1,184 @@
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from tests.systems.tiny import make_clip, make_tokenizer
+from torch import Tensor
+
+import pinxit
+from pinxit.checkpoints.files import save_checkpoint, to_config, write_config
+from pinxit.diffusion.process import ProcessConfig
+from pinxit.diffusion.schedules import DiscreteConfig, FlowConfig
+from pinxit.errors import PinxitError
+from pinxit.models.denoiser import Asked, Denoiser, DenoiserConfig
+from pinxit.models.noised_classifier import NoisedClassifier, NoisedClassifierConfig
+from pinxit.models.text_encoder import TextEncoderConfig
+from pinxit.models.unet import UNetConfig
+from pinxit.objectives.noised_classification import NoisedClassification
+from pinxit.systems.conditions import LabelCondition, NoCondition, TextCondition
+from pinxit.systems.diffusion_system import DiffusionSystem
+from pinxit.systems.gradients import ClassifierJudge
+from pinxit.systems.noise_drawing import SAMPLERS, Drawing, NoiseDrawer
+from pinxit.systems.picture import Picture
+
+UNET = UNetConfig(size=16, channels=32, multipliers=(1, 2), blocks=1, attention=(), patch=2)
+TOKENIZER = make_tokenizer()
+TEXT = TextEncoderConfig(TOKENIZER.vocab_size, length=8, width=32, depth=1, heads=1)
+CPU = torch.device("cpu")
+COSINE = ProcessConfig(DiscreteConfig("cosine"), target="x0")
+
+
+def make_drawer(config: DenoiserConfig, seed: int = 0) -> NoiseDrawer:
+    torch.manual_seed(seed)
+    network = Denoiser(config)
+    for parameter in network.parameters():  # paths begin at zero: what is asked must matter
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return NoiseDrawer.ready(network, CPU)
+
+
+def make_glide(*, known: bool = False, upsampler: bool = False, clip: bool = False) -> DiffusionSystem:
+    base = make_drawer(DenoiserConfig(UNET, COSINE, text=TEXT, known=known))
+    larger = DenoiserConfig(replace(UNET, size=32), COSINE, text=TEXT, low=16, low_noise=True)
+    return DiffusionSystem(
+        "glide",
+        base,
+        TextCondition(TOKENIZER, TEXT.length),
+        make_drawer(larger, 1) if upsampler else None,
+        make_clip(TOKENIZER) if clip else None,
+    )
+
+
+def pixels(pictures: list[Picture]) -> list[Tensor]:
+    return [torch.from_numpy(np.asarray(picture.image).astype(np.int64)) for picture in pictures]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_picture_is_the_same_alone_and_among_others(sampler: str) -> None:
+    system = make_glide(upsampler=True)
+    made = pixels(system.generate("a red star", 3, seed=5, steps=4, sampler=sampler, guidance=2.0))
+    alone = pixels(system.generate("a red star", 1, seed=6, steps=4, sampler=sampler, guidance=2.0))
+    assert made[0].shape == (32, 32, 3)
+    assert (made[1] - alone[0]).abs().max() <= 1, "batches of another size round otherwise"
+    assert all((a - b).abs().max() > 10 for a, b in pairwise(made))
+
+
+def test_the_prompt_guidance_and_what_it_leads_away_from_matter() -> None:
+    system = make_glide()
+
+    def draw(prompt: str = "a red star", **settings: object) -> Tensor:
+        return pixels(system.generate(prompt, 1, seed=1, steps=4, **settings))[0]  # type: ignore[arg-type]
+
+    plain = draw()
+    different = [
+        draw("a blue moon"),
+        draw(guidance=4.0),
+        draw(guidance=4.0, negative="a blue moon"),
+        draw(guidance=4.0, interval=(0.5, 1.0)),
+        draw(guidance=40.0),
+        draw(guidance=40.0, threshold=0.5),
+    ]
+    assert len({picture.numpy().tobytes() for picture in (plain, *different)}) == 7
+    assert torch.equal(plain, draw(guidance=4.0, interval=(1e6, 1e7))), "guidance is never on"
+    with pytest.raises(PinxitError, match=r"one of 1 does not\. Raise it above 1"):
+        draw(negative="a blue moon")
+    with pytest.raises(PinxitError, match="There is no sampler 'dppm'"):
+        draw(sampler="dppm")
+    with pytest.raises(PinxitError, match="this model has 1000 levels of noise; allowed is 1 to 1000"):
+        system.generate("a red star", 1, steps=2000)
+
+
+def test_clip_chooses() -> None:
+    system = make_glide(clip=True)
+    made = system.generate("a red star", 2, rerank=5, steps=2)
+    scores = [picture.score or 0.0 for picture in made]
+    assert scores == sorted(scores, reverse=True)
+    assert len({picture.seed for picture in made} & set(range(5))) == 2
+    with pytest.raises(PinxitError, match="has no CLIP, so it cannot rerank"):
+        make_glide().generate("a red star", 2, rerank=5)
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("upsampler", [False, True])
+def test_an_edit_keeps_what_the_mask_leaves(known: bool, upsampler: bool) -> None:
+    system = make_glide(known=known, upsampler=upsampler)
+    side = system.size
+    picture, mask = Image.new("RGB", (side, side), (200, 30, 40)), Image.new("L", (side, side), 0)
+    ImageDraw.Draw(mask).rectangle((0, 0, side // 2 - 1, side - 1), 255)
+    settings = {"upsample_steps": 3} if upsampler else {}
+    one, two = pixels(system.edit(picture, mask, "a blue moon", 2, steps=10, **settings))  # type: ignore[arg-type]
+    assert (one[:, side // 2 :] == torch.tensor([200, 30, 40])).all()
+    assert (one[:, : side // 2] != two[:, : side // 2]).any()
+    with pytest.raises(PinxitError, match="The mask is black all over"):
+        system.edit(picture, Image.new("L", (side, side), 0), "a blue moon")
+
+
+def test_what_is_known_reaches_a_network_that_has_learnt_it() -> None:
+    drawer = make_drawer(DenoiserConfig(UNET, COSINE, known=True))
+    mask = torch.ones(1, 1, 16, 16)
+    mask[..., :8] = 0
+    how = Drawing("ddim", 4)
+    red, blue = (
+        drawer.draw(Asked(known=torch.full((1, 3, 16, 16), value), mask=mask), [0], how) for value in (-0.8, 0.8)
+    )
+    assert (red[..., :8] - blue[..., :8]).abs().max() > 0.01
+    assert (red[..., 8:] + 0.8).abs().max() < 1e-5
+
+
+def test_the_gradient_of_a_classifier_leads_to_its_class() -> None:
+    labels = LabelCondition(("dark", "bright"))
+    torch.manual_seed(3)
+    classifier = NoisedClassifier(NoisedClassifierConfig(UNET, COSINE, classes=2))
+    objective = NoisedClassification(classifier, COSINE)
+    optimizer = torch.optim.Adam(classifier.parameters(), 2e-3)
+    for step in range(30):
+        classes = torch.randint(2, (16,))
+        flat = (classes - 0.5).view(-1, 1, 1, 1).expand(-1, 3, 16, 16)
+        loss, numbers = objective.loss({"pixels": flat, "labels": classes}, "main", step)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert numbers["accuracy"] > 0.7, "but for those that are all noise"
+    nothing = Denoiser(DenoiserConfig(UNET, ProcessConfig(DiscreteConfig("cosine")), classes=2))  # tells of no noise
+    base = NoiseDrawer.ready(nothing, CPU)
+    system = DiffusionSystem("adm", base, labels, judge=ClassifierJudge(classifier, labels, CPU))
+
+    def brightness(prompt: str, scale: float) -> float:
+        settings = system.resolve(1, 0, {"sampler": "ddim", "steps": 20, "gradient_guidance": scale})
+        return float(np.mean([np.asarray(one) for one in system.paint([prompt] * 8, range(8), settings)]))
+
+    dark, bright = (brightness(name, 5.0) - brightness(name, 0.0) for name in ("dark", "bright"))
+    assert dark < -3
+    assert bright > 3
+    assert brightness("", 5.0) == brightness("", 0.0), "no class in particular"
+
+
+def test_numbers_of_steps() -> None:
+    drawer = make_drawer(DenoiserConfig(UNET, COSINE))
+    assert [len(drawer.levels(steps)) - 1 for steps in (5, "fast27")] == [5, 27]
+    with pytest.raises(PinxitError, match="There is no steps 'quick'"):
+        drawer.levels("quick")
+    flow = make_drawer(DenoiserConfig(UNET, ProcessConfig(FlowConfig(), target="flow")))
+    with pytest.raises(PinxitError, match="steps=fast27 is for levels of noise that are counted"):
+        flow.levels("fast27")
+    assert flow.draw(Asked(), [0], Drawing("euler", 3)).shape == (1, 3, 16, 16)
+
+
+def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    enlarges = make_drawer(DenoiserConfig(UNET, COSINE, low=8))
+    draws = make_drawer(DenoiserConfig(UNET, COSINE))
+    with pytest.raises(PinxitError, match="enlarges pictures of 8 pixels: it draws none"):
+        DiffusionSystem("ddpm", enlarges, NoCondition(0))
+    with pytest.raises(PinxitError, match="enlarges pictures of 8 pixels; the base draws 16"):
+        DiffusionSystem("ddpm", draws, NoCondition(0), enlarges)
+    config = DenoiserConfig(UNET, COSINE, classes=3)
+    write_config(tmp_path, {"kind": "adm", "parts": ["base"]})
+    said = {"kind": "denoiser", "config": to_config(config)}
+    save_checkpoint(tmp_path / "base", said, {"denoiser": Denoiser(config)})
+    assert pinxit.load(tmp_path, "cpu").generate("2", 1, steps=2)[0].prompt == "2", "classes without names are numbers"
+    save_checkpoint(tmp_path / "base", {**said, "labels": ["cat", "dog"]}, {"denoiser": Denoiser(config)})
+    with pytest.raises(PinxitError, match="names 2 classes; its network knows 3"):
+        pinxit.load(tmp_path, "cpu")
