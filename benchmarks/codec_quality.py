@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from equal_minutes import PACE, Training, sheet
+from equal_minutes import PACE, Training, evaluated, kept, sheet
 from PIL import Image, ImageDraw, ImageFont
 
 import pinxit
@@ -88,39 +87,19 @@ def steps_in(name: str, given: argparse.Namespace) -> int:
 
 def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     """Trains a recipe and measures what came out on pictures that it has not seen."""
-    out, settings = given.out / name, []
-    kept = out / "result.json"
-    asked = {"data": given.data, "test": given.test, "minutes": given.minutes, "processes": given.processes}
-    if kept.exists():
-        result: dict[str, Any] = json.loads(kept.read_text())
-        if result["asked"] != asked:
-            sys.exit(f"{out} was made with {result['asked']}. Give the same, or another --out.")
-        return result
-    steps = None
-    if name == "palette":
-        settings = [f"model.size={SIZE}"]
-    else:
+    out, settings, steps = given.out / name, [f"model.size={SIZE}"], None
+    if name != "palette":
         steps = steps_in(name, given)
-        settings = [
-            f"training.steps={steps}",
-            f"training.validate_every={max(1, steps // 30)}",
-            *milestones(name, steps),
-        ]
+        often = f"training.validate_every={max(1, steps // 30)}"
+        settings = [f"training.steps={steps}", often, *milestones(name, steps)]
     seconds = training(given).run(name, out, settings)
-    told = out / "fidelity.json"
-    command = [sys.executable, "-m", "pinxit", "evaluate", str(out), "--data", given.test, "--json", str(told)]
-    subprocess.run(command, check=True)
-    result = {
-        "name": name,
-        "asked": asked,
+    return {
         "steps": steps,
         "minutes": seconds / 60,
         "parameters": sum(p.numel() for p in pinxit.load(out, "cpu").network.parameters()),
-        **json.loads(told.read_text())["codec"],
+        **evaluated(out, given.test, out / "fidelity.json")["codec"],
         "images_per_second": speed(out),
     }
-    kept.write_text(json.dumps(result, indent=2))
-    return result
 
 
 def speed(folder: Path) -> float:
@@ -181,7 +160,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
 
-    results = [measure(name, given) for name in given.only]
+    asked = {"data": given.data, "test": given.test, "minutes": given.minutes, "processes": given.processes}
+    results = [kept(given.out / name, asked, partial(measure, name, given)) for name in given.only]
     pairs = open_pairs(given.test, size=SIZE)
     many = [fit(pairs[i * len(pairs) // 256].image, SIZE) for i in range(256)]
     rows = [("", many[::32])]

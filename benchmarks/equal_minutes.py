@@ -8,9 +8,10 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -48,6 +49,27 @@ class Training:
         rows = [json.loads(line) for line in log.read_text().splitlines()]
         rate: float = [row["samples_per_second"] for row in rows if "samples_per_second" in row][-1]
         return 1 / rate
+
+
+def kept(out: Path, asked: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The result in `out` of what was asked; made where there is none yet. Ends the program where other was asked."""
+    file = out / "result.json"
+    if file.exists():
+        found: dict[str, Any] = json.loads(file.read_text())
+        if found["asked"] != asked:
+            sys.exit(f"{out} was made with {found['asked']}. Give the same, or another --out.")
+        return found
+    made = {"name": out.name, "asked": dict(asked), **make()}
+    file.write_text(json.dumps(made, indent=2))
+    return made
+
+
+def evaluated(model: Path, data: str, told: Path, *options: str) -> dict[str, Any]:
+    """What `pinxit evaluate` has to say."""
+    command = [sys.executable, "-m", "pinxit", "evaluate", str(model), "--data", data, "--json", str(told), *options]
+    subprocess.run(command, check=True)
+    found: dict[str, Any] = json.loads(told.read_text())
+    return found
 
 
 def sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], heads: Sequence[str] = (), side: int = 128) -> Image.Image:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from equal_minutes import Training, sheet
+from equal_minutes import Training, evaluated, kept, sheet
 
 import pinxit
 from pinxit.recipes.catalogue import find
@@ -74,32 +73,19 @@ def parts(name: str, given: argparse.Namespace) -> dict[str, Path]:
 def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     """Trains a network and lets it draw what it is asked for."""
     out = given.out / name
-    kept = out / "result.json"
-    asked = {"data": given.data, "test": given.test, "minutes": given.minutes, "processes": given.processes}
-    if kept.exists():
-        result: dict[str, Any] = json.loads(kept.read_text())
-        if result["asked"] != asked:
-            sys.exit(f"{out} was made with {result['asked']}. Give the same, or another --out.")
-        return result
     steps, settings = steps_and_settings(name, given)
     seconds = training(given).run(name, out, settings, parts(name, given))
-    told = out / "report.json"
-    command = [sys.executable, "-m", "pinxit", "evaluate", str(out / "model"), "--data", given.test]
-    subprocess.run([*command, "--rerank", str(given.rerank), "--json", str(told)], check=True)
+    told = evaluated(out / "model", given.test, out / "report.json", "--rerank", str(given.rerank))
     system = pinxit.load(out / "model", "cpu")
     assert isinstance(system, TokenSystem)
     start = time.monotonic()
     system.generate("a red circle", n=16, seed=0)
-    result = {
-        "name": name,
-        "asked": asked,
+    return {
         "steps": steps,
         "minutes": seconds / 60,
         "pictures_per_second": 16 / (time.monotonic() - start),
-        "following": json.loads(told.read_text())["following"],
+        "following": told["following"],
     }
-    kept.write_text(json.dumps(result, indent=2))
-    return result
 
 
 def main() -> None:
@@ -114,7 +100,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
 
-    results = [measure(name, given) for name in given.only]
+    names = ("data", "test", "minutes", "rerank", "processes")
+    asked = {name: getattr(given, name) for name in names}
+    results = [kept(given.out / name, asked, partial(measure, name, given)) for name in given.only]
     (given.out / "results.json").write_text(json.dumps(results, indent=2))
     rows = []
     for name in given.only:

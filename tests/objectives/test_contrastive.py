@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pinxit.models.clip import CLIP, SIZES, CLIPConfig
-from pinxit.objectives.contrastive import Contrastive, gather
+from pinxit.nn.processes import gather
+from pinxit.objectives.contrastive import Contrastive
 
 TINY: CLIPConfig = SIZES["tiny-32"]
 

@@ -153,12 +153,14 @@ def heun(
     `churn` (S_churn) is how much noise is added and taken away again, over all steps; `by_ratio` is the schedule's,
     which knows the levels between.
     """
+    if churn and by_ratio is None:
+        raise PinxitError("churn needs by_ratio, the schedule's, which knows how noisy pictures are between levels.")
     gamma = min(churn / (len(levels) - 1), math.sqrt(2) - 1)
     for level, to in pairwise(levels):
         if gamma and by_ratio and level.alpha:
             ratio = level.sigma / level.alpha
             noisier = by_ratio(ratio * (1 + gamma))
-            added = math.sqrt((noisier.sigma / noisier.alpha) ** 2 - ratio**2)
+            added = math.sqrt(max((noisier.sigma / noisier.alpha) ** 2 - ratio**2, 0.0))  # 0 above the noisiest level
             x, level = noisier.alpha * (x / level.alpha + added * noise(x)), noisier  # noqa: PLW2901
         x0 = denoise(x, level).x0
         slope = noise_in(x, x0, level)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pinxit.nn.processes import add_up, gather, processes, take_over
 
 
 def gumbel_softmax(logits: Tensor, temperature: float, *, dim: int = 1) -> Tensor:
@@ -168,21 +169,21 @@ class Following(nn.Module):
         generator = torch.Generator().manual_seed(int(self.updates))
         first = self.updates == 0
         if first:
-            place(codebook, _gather(rows), generator)
+            place(codebook, gather(rows), generator)
         distances, counts, sums = served(codebook, rows)
-        _add_up(counts)
-        _add_up(sums)
+        add_up(counts)
+        add_up(sums)
         self.counts.lerp_(counts, 1.0 if first else 1 - self.decay)
         self.sums.lerp_(sums, 1.0 if first else 1 - self.decay)
         if move:
             set_to_means(codebook, self.counts, self.sums)
 
-        total = len(rows) * _processes()
+        total = len(rows) * processes()
         share = total / len(self.counts)
         unused = (self.counts < self.dead * share).nonzero()[:, 0]
         candidates = max(len(unused), total // 8)
         worst = distances.argsort(descending=True)[:candidates]
-        worst_rows, far = _gather(rows[worst]), _gather(distances[worst])
+        worst_rows, far = gather(rows[worst]), gather(distances[worst])
         worst_rows = worst_rows[far.argsort(descending=True)[:candidates]]
         chosen = worst_rows[torch.randperm(len(worst_rows), generator=generator).to(rows.device)][: len(unused)]
         restarted = unused[: len(chosen)]
@@ -190,7 +191,7 @@ class Following(nn.Module):
         self.counts[restarted] = share
         self.sums[restarted] = chosen * share
         self.updates += 1
-        _take_over(codebook.embedding)  # sums on GPUs differ in their last bits
+        take_over(codebook.embedding)  # sums on GPUs differ in their last bits
 
 
 @torch.no_grad()
@@ -219,28 +220,3 @@ def set_to_means(codebook: Codebook, counts: Tensor, sums: Tensor) -> None:
     if codebook.cosine:
         means = F.normalize(means, dim=1)
     codebook.embedding.copy_(torch.where(counts[:, None] > 1e-6, means, codebook.embedding))
-
-
-def _processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _add_up(value: Tensor) -> None:
-    """The sum over all processes, in place."""
-    if _processes() > 1:
-        dist.all_reduce(value)
-
-
-def _take_over(value: Tensor) -> None:
-    """That of the first process, in place."""
-    if _processes() > 1:
-        dist.broadcast(value, 0)
-
-
-def _gather(rows: Tensor) -> Tensor:
-    """The rows of all processes, equally many each, in the order of their ranks."""
-    if _processes() == 1:
-        return rows
-    parts = [torch.empty_like(rows) for _ in range(_processes())]
-    dist.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)

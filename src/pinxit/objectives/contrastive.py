@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from pinxit.diffusion.process import Process
 from pinxit.diffusion.schedules import draw_shares
+from pinxit.nn.processes import gather
 from pinxit.objectives.objective import Batch, Numbers, Objective
 
 LARGEST_LOGIT_SCALE = math.log(100.0)
@@ -94,33 +95,6 @@ class Contrastive(Objective):
         """Keeps logits from being scaled by more than 100 (section 2.5), or by less than 1."""
         with torch.no_grad():
             self.clip.logit_scale.clamp_(0.0, LARGEST_LOGIT_SCALE)
-
-
-def gather(x: Tensor) -> Tensor:
-    """Rows `b ...` of every process, in the order of ranks -> `world*b ...`, with gradients to their owners.
-
-    Without a process group the rows themselves.
-    """
-    if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
-        return x
-    gathered: Tensor = _Gather.apply(x)  # type: ignore[no-untyped-call]
-    return gathered
-
-
-class _Gather(torch.autograd.Function):
-    """All-gather whose backward sums what every process has to say about the rows of one."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
-        parts = [torch.empty_like(x) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(parts, x.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
-        total = gradient.contiguous().clone()
-        distributed.all_reduce(total)
-        return total.chunk(distributed.get_world_size())[distributed.get_rank()]
 
 
 def _recall(logits: Tensor, positive: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from pinxit.diffusion.process import Process, ProcessConfig, Weighting, spread
 from pinxit.diffusion.schedules import Discrete, draw_shares
 from pinxit.errors import PinxitError
 from pinxit.models.denoiser import Asked
+from pinxit.nn.processes import gather
 from pinxit.objectives.objective import Batch, Numbers, Objective
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -145,14 +146,6 @@ class Costs(nn.Module):
 
     def remember(self, times: Tensor, costs: Tensor) -> None:
         """Keeps the last ten of each level; the same on all processes."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            times, costs = (_of_all(values) for values in (times, costs))
-        for time, cost in zip(times.tolist(), costs.tolist(), strict=True):
+        for time, cost in zip(gather(times).tolist(), gather(costs).tolist(), strict=True):
             self.squares[time, int(self.counts[time]) % self.LAST] = cost**2
             self.counts[time] += 1
-
-
-def _of_all(values: Tensor) -> Tensor:
-    parts = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(parts, values.contiguous())
-    return torch.cat(parts)
