@@ -96,32 +96,24 @@ class Theirs:
             x = x + self.linear(h, f"{name}.mlp.c_proj", WIDTH)
         return self.layer_norm(x, "final_ln")
 
-    def __call__(
-        self,
-        x: Tensor,
-        times: Tensor,
-        *,
-        labels: Tensor | None = None,
-        ids: Tensor | None = None,
-        mask: Tensor | None = None,
-        beside: tuple[Tensor, ...] = (),
-    ) -> Tensor:
-        flags, size = self.flags, x.shape[-1]
-        base, told = flags["num_channels"], 4 * flags["num_channels"]
+    @property
+    def widths(self) -> list[int]:
+        return [int(float(m) * self.flags["num_channels"]) for m in self.flags["channel_mult"].split(",")]
+
+    @property
+    def sides(self) -> set[int]:
+        return {int(side) for side in self.flags["attention_resolutions"].split(",")}
+
+    def time(self, times: Tensor) -> Tensor:
+        base, told = self.flags["num_channels"], 4 * self.flags["num_channels"]
         angles = times.float()[:, None] * 10_000 ** (-torch.arange(base // 2) / (base // 2))
         time = F.silu(self.linear(torch.cat([angles.cos(), angles.sin()], 1), "time_embed.0", told))
-        time = self.linear(time, "time_embed.2", told)
-        texts = None
-        if labels is not None:
-            time = time + self.weight("label_emb.weight", 5, told)[labels]
-        if ids is not None:
-            assert mask is not None
-            texts = self.texts(ids, mask)
-            time = time + self.linear(texts[:, -1], "transformer_proj", told)
-            texts = texts.transpose(1, 2)
-        widths = [int(float(m) * base) for m in flags["channel_mult"].split(",")]
-        sides = {int(side) for side in flags["attention_resolutions"].split(",")}
-        x = self.conv(torch.cat([x, *beside], 1), "input_blocks.0.0", widths[0])
+        return self.linear(time, "time_embed.2", told)
+
+    def halves(self, x: Tensor, time: Tensor, texts: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """Down, and the middle."""
+        flags, widths, sides = self.flags, self.widths, self.sides
+        x = self.conv(x, "input_blocks.0.0", widths[0])
         kept, number = [x], 0
         for level, width in enumerate(widths):
             for _ in range(flags["num_res_blocks"]):
@@ -138,8 +130,44 @@ class Theirs:
                 kept.append(x)
         x = self.block(x, "middle_block.0", time, widths[-1])
         x = self.block(self.attend(x, "middle_block.1", texts), "middle_block.2", time, widths[-1])
-        number = -1
-        for level, width in reversed(list(enumerate(widths))):
+        return x, kept
+
+    def classify(self, x: Tensor, times: Tensor, classes: int) -> Tensor:
+        x, _ = self.halves(x, self.time(times), None)
+        x = F.silu(self.norm(x, "out.0")).flatten(2)
+        x = torch.cat([x.mean(2, keepdim=True), x], 2)
+        b, c, n = x.shape
+        heads = self.flags["num_heads"]
+        x = x + self.weight("out.2.positional_embedding", c, n)
+        q, k, v = (
+            part.reshape(b * heads, c // heads, n) for part in self.along(x, "out.2.qkv_proj", 3 * c).chunk(3, 1)
+        )
+        out = v @ (q.transpose(1, 2) @ k / math.sqrt(c // heads)).softmax(-1).transpose(1, 2)
+        return self.along(out.reshape(b, c, n), "out.2.c_proj", classes)[:, :, 0]
+
+    def __call__(
+        self,
+        x: Tensor,
+        times: Tensor,
+        *,
+        labels: Tensor | None = None,
+        ids: Tensor | None = None,
+        mask: Tensor | None = None,
+        beside: tuple[Tensor, ...] = (),
+    ) -> Tensor:
+        size = x.shape[-1]
+        time, told = self.time(times), 4 * self.flags["num_channels"]
+        texts = None
+        if labels is not None:
+            time = time + self.weight("label_emb.weight", 5, told)[labels]
+        if ids is not None:
+            assert mask is not None
+            texts = self.texts(ids, mask)
+            time = time + self.linear(texts[:, -1], "transformer_proj", told)
+            texts = texts.transpose(1, 2)
+        x, kept = self.halves(torch.cat([x, *beside], 1), time, texts)
+        number, flags, sides = -1, self.flags, self.sides
+        for level, width in reversed(list(enumerate(self.widths))):
             for place in range(flags["num_res_blocks"] + 1):
                 number += 1
                 name, part = f"output_blocks.{number}", 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pinxit.checkpoints import catalogue, from_compvis, from_diffusers, from_lpips, from_openai, from_taming
+from pinxit.checkpoints import (
+    catalogue,
+    from_compvis,
+    from_diffusers,
+    from_guided,
+    from_lpips,
+    from_openai,
+    from_taming,
+)
 from pinxit.checkpoints.files import (
     PICKLES,
     from_config,
@@ -26,12 +34,14 @@ from pinxit.checkpoints.files import (
 )
 from pinxit.checkpoints.pickles import read_tensors
 from pinxit.errors import PinxitError
+from pinxit.models.denoiser import Denoiser
 from pinxit.models.dvae import DVAE
+from pinxit.models.noised_classifier import NoisedClassifier
 from pinxit.models.perceptual import LPIPS
 from pinxit.models.token_transformer import TokenTransformer
 from pinxit.models.vae import VAE
 from pinxit.models.vqgan import VQGAN
-from pinxit.text.tokenizer import CharTokenizer
+from pinxit.text.tokenizer import ByteTokenizer, CharTokenizer
 
 NETWORKS: dict[str, Any] = {
     "dvae": DVAE,
@@ -39,6 +49,8 @@ NETWORKS: dict[str, Any] = {
     "vqgan": VQGAN,
     "lpips": LPIPS,
     "token_transformer": TokenTransformer,
+    "denoiser": Denoiser,
+    "noised_classifier": NoisedClassifier,
 }
 """What can come out: kind -> network."""
 
@@ -49,6 +61,8 @@ LAYOUTS = (
     "folders of diffusers' AutoencoderKL and VQModel, also inside a pipeline's",
     "transformers of taming-transformers with their VQGAN (beside the yaml that they came with)",
     "minDALL-E (its folder, unpacked)",
+    "guided-diffusion and GLIDE: a base, or a folder of it with its upsampler and its classifier (GLIDE's beside its "
+    "encoder.json and vocab.bpe)",
     "LPIPS with its VGG16 (of the package lpips, or inside a VQGAN: --part lpips)",
 )
 
@@ -96,6 +110,8 @@ class Found(NamedTuple):
     networks: dict[str, Network]
     defaults: Mapping[str, Any] | None = None
     """Of sampling by the system."""
+    system: str = "taming"
+    """Its kind, where there are parts."""
 
 
 def convert(source: str, out: Path, *, part: str | None = None, size: int | None = None) -> Converted:
@@ -107,7 +123,7 @@ def convert(source: str, out: Path, *, part: str | None = None, size: int | None
     _refuse_to_replace(out)
     path = _local(source)
     try:
-        layout, networks, defaults = _recognise(path, part, size)
+        layout, networks, defaults, system = _recognise(path, part, size)
         for network in networks.values():
             _check_fit(path, network)
     except (LookupError, ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as fault:
@@ -115,7 +131,7 @@ def convert(source: str, out: Path, *, part: str | None = None, size: int | None
             f"{path} is like a layout that is known here, but not quite: {type(fault).__name__} at {fault}. Known are: "
             f"{'; '.join(LAYOUTS)}."
         ) from fault
-    kind = networks[""].kind if "" in networks else "taming"
+    kind = networks[""].kind if "" in networks else system
     said = {
         "converted_from": {"source": source if source.startswith("hf:") else path.name, "layout": layout},
         "licence": "that of the original weights",
@@ -185,8 +201,12 @@ def _recognise(path: Path, part: str | None, size: int | None) -> Found:
         if all((path / stage).is_file() for stage in MINDALLE):
             codec = _codec(from_compvis.codec(read_state(path / MINDALLE[0])), size)
             return Found("mindalle", {"": codec}) if part else _mindalle(path, codec)
+        if not part and (guided := _guided((file, read_state(file)) for file in _all_weights_in(path))):
+            return guided
     file = _weights_in(path) if path.is_dir() else path
     state = read_state(file)
+    if not part and (guided := _guided([(file, state)])):
+        return guided
     if part != "lpips" and (held := from_compvis.codec_state(state)):
         codec = _codec(from_compvis.codec(held, from_compvis.scale_of(state)), size)
         return (
@@ -232,6 +252,52 @@ def _mindalle(folder: Path, codec: Network) -> Found:
     config, weights = from_taming.mindalle(state, described, tokenizer, codec.config.pyramid.grid)
     transformer = Network("token_transformer", config, weights, tokenizer=tokenizer.to_json())
     return Found("mindalle", {"codec": codec, "transformer": transformer}, from_taming.MINDALLE_DEFAULTS)
+
+
+def _guided(files: Iterable[tuple[Path, Mapping[str, Tensor]]]) -> Found | None:
+    """guided-diffusion's or GLIDE's networks, each known by what it is; None where there is another."""
+    networks: dict[str, Network] = {}
+    for file, state in files:
+        own = file.with_suffix(".yaml")
+        flags = _read_yaml(own) if own.is_file() else None
+        if from_guided.is_denoiser(state):
+            config, weights = from_guided.denoiser(state, flags)
+            text = None if config.text is None else _glide_tokenizer(file.parent).to_json()
+            name, network = "upsampler" if config.low else "base", Network("denoiser", config, weights, tokenizer=text)
+        elif from_guided.is_classifier(state):
+            judged, weights = from_guided.classifier(state, flags)
+            name, network = "noised_classifier", Network("noised_classifier", judged, weights)
+        else:
+            return None
+        if name in networks:
+            raise PinxitError(f"{file.parent} holds more than one {name}. Give a folder of those that belong together.")
+        networks[name] = network
+    if not networks:
+        return None
+    if "base" not in networks:
+        raise PinxitError(f"{' and '.join(networks)} alone draw nothing. Give a folder that holds the base as well.")
+    base = networks["base"].config
+    kind = "glide" if base.text else "adm" if base.classes else "ddpm"
+    return Found("guided-diffusion", networks, from_guided.DEFAULTS[kind], kind)
+
+
+def _glide_tokenizer(folder: Path) -> ByteTokenizer:
+    """GLIDE's vocabulary and merges, which lie in its package's folder tokenizer/."""
+    found = [
+        next((file for end in ("", ".gz") if (file := folder / f"{name}{end}").is_file()), None)
+        for name in ("encoder.json", "vocab.bpe")
+    ]
+    if found[0] is None or found[1] is None:
+        raise PinxitError(
+            f"GLIDE's texts are read by encoder.json and vocab.bpe, which are not in {folder}. They are in the folder "
+            "tokenizer of its package; put them beside the weights."
+        )
+    return ByteTokenizer.from_files(found[0], found[1])
+
+
+def _all_weights_in(folder: Path) -> list[Path]:
+    """Every file of weights in a folder."""
+    return sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", *PICKLES))
 
 
 def _yaml_beside(file: Path) -> Path:

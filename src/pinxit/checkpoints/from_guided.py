@@ -1,4 +1,4 @@
-"""guided-diffusion's and GLIDE's denoisers as ours.
+"""guided-diffusion's and GLIDE's denoisers as ours, and the former's classifiers.
 
 Neither keeps a config with its weights: the published ones are known by their number, others by a yaml of the flags
 that they were trained with.
@@ -6,7 +6,7 @@ that they were trained with.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -16,11 +16,13 @@ from pinxit.diffusion.process import ProcessConfig
 from pinxit.diffusion.schedules import DiscreteConfig
 from pinxit.errors import PinxitError
 from pinxit.models.denoiser import SIZES, Denoiser, DenoiserConfig
+from pinxit.models.noised_classifier import SIZES as CLASSIFIERS
+from pinxit.models.noised_classifier import NoisedClassifier, NoisedClassifierConfig
 from pinxit.models.text_encoder import TextEncoderConfig
 from pinxit.models.unet import Block, Look, UNetConfig, UNetEncoder
 
-NEW_ORDER = ("adm-64",)
-"""Published weights whose queries, keys and values stand apart before they are split into heads."""
+NEW_ORDER = "adm-64"
+"""The published weights whose queries, keys and values stand apart before they are split into heads."""
 
 FLAGS: dict[str, Any] = {
     "image_size": 64,
@@ -42,6 +44,14 @@ FLAGS: dict[str, Any] = {
 }
 """guided-diffusion's, as far as they make a difference, and what they are where they are left out."""
 
+CLASSIFIER_FLAGS = FLAGS | {
+    "num_res_blocks": 2,
+    "num_head_channels": 64,
+    "attention_resolutions": "32,16,8",
+    "resblock_updown": True,
+    "learn_sigma": True,
+}
+
 GLIDE_FLAGS = FLAGS | {
     "num_channels": 192,
     "num_res_blocks": 3,
@@ -57,6 +67,13 @@ GLIDE_FLAGS = FLAGS | {
 
 MULTIPLIERS = {512: (0.5, 1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
 """By the side of the pictures, where channel_mult is left out."""
+
+DEFAULTS = {
+    "glide": {"sampler": "ddpm", "steps": 100, "guidance": 3.0},
+    "adm": {"sampler": "ddpm", "steps": 250},
+    "ddpm": {"sampler": "ddpm", "steps": 250},
+}
+"""How their own scripts draw, by the kind of system."""
 
 BETAS: dict[str, Literal["linear", "cosine"]] = {
     "linear": "linear",
@@ -91,16 +108,61 @@ def is_denoiser(state: Mapping[str, Tensor]) -> bool:
     return {"time_embed.0.weight", "input_blocks.0.0.weight", "output_blocks.0.0.in_layers.0.weight"} <= state.keys()
 
 
+def is_classifier(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are the first half of a U-Net, and what pools it."""
+    return {"time_embed.0.weight", "input_blocks.0.0.weight", "out.2.positional_embedding"} <= state.keys()
+
+
+def classifier(
+    state: Mapping[str, Tensor], flags: Mapping[str, Any] | None
+) -> tuple[NoisedClassifierConfig, dict[str, Tensor]]:
+    """Config and weights of a classifier of noisy pictures, as `denoiser` has them."""
+    if flags is not None:
+        config = _configured_classifier(state, flags)
+    else:
+        config = _published(state, CLASSIFIERS, NoisedClassifier)
+    with torch.device("meta"):
+        network = NoisedClassifier(config)
+    ours = _moved(state, [*_encoder(network.encoder, "encoder"), Place("out.0", "norm")], new_order=False)
+    ours["pool.positions"] = state["out.2.positional_embedding"].t()
+    for kind in ("weight", "bias"):
+        for theirs, name in (("qkv_proj", "query_key_value"), ("c_proj", "out")):
+            value = state[f"out.2.{theirs}.{kind}"]
+            ours[f"pool.{name}.{kind}"] = value.squeeze(-1) if kind == "weight" else value
+    return config, ours
+
+
+def _configured_classifier(state: Mapping[str, Tensor], flags: Mapping[str, Any]) -> NoisedClassifierConfig:
+    names = {
+        "classifier_width": "num_channels",
+        "classifier_depth": "num_res_blocks",
+        "classifier_attention_resolutions": "attention_resolutions",
+        "classifier_use_scale_shift_norm": "use_scale_shift_norm",
+        "classifier_resblock_updown": "resblock_updown",
+    }
+    told = {**CLASSIFIER_FLAGS, **{names.get(name, name): value for name, value in flags.items()}}
+    if (pool := told.get("classifier_pool", "attention")) != "attention":
+        raise PinxitError(f"classifier_pool={pool}: read is attention alone.")
+    whole = configured({"input_blocks.0.0.weight": state["input_blocks.0.0.weight"]}, told)
+    return NoisedClassifierConfig(whole.unet, whole.process, classes=len(state["out.2.c_proj.weight"]))
+
+
 def denoiser(state: Mapping[str, Tensor], flags: Mapping[str, Any] | None) -> tuple[DenoiserConfig, dict[str, Tensor]]:
     """Config and weights; `flags` are those of training, where the weights are none of the published ones."""
     if flags is not None:
         config = configured(state, flags)
         return config, _weights(state, config, new_order=bool(flags.get("use_new_attention_order")))
-    for name, config in SIZES.items():
+    config = _published(state, SIZES, Denoiser)
+    return config, _weights(state, config, new_order=config == SIZES[NEW_ORDER])
+
+
+def _published(state: Mapping[str, Tensor], sizes: Mapping[str, Any], network: type[Any]) -> Any:
+    """The published size with as many parameters."""
+    for config in sizes.values():
         with torch.device("meta"):
-            parameters = sum(value.numel() for value in Denoiser(config).parameters())
+            parameters = sum(value.numel() for value in network(config).parameters())
         if parameters == sum(value.numel() for value in state.values()):
-            return config, _weights(state, config, new_order=name in NEW_ORDER)
+            return config
     raise PinxitError(
         "These weights of guided-diffusion or GLIDE are none of the published ones, and do not tell how they were "
         "trained. Put a yaml of the flags of training, such as image_size and num_channels, beside them."
@@ -163,8 +225,21 @@ def _weights(state: Mapping[str, Tensor], config: DenoiserConfig, *, new_order: 
     """Theirs by our names; what they keep for each head together is sorted by queries, keys and values."""
     with torch.device("meta"):
         network = Denoiser(config)
+    ours = _moved(state, _places(network), new_order=new_order)
+    if config.classes:
+        ours["labels.weight"] = state["label_emb.weight"]
+    if config.text:
+        positions = state["positional_embedding"]
+        # Theirs puts a pad in the place of token and position together.
+        pads = state["padding_embedding"] - positions
+        ours |= {"text.positions": positions, "text.tokens.weight": torch.cat([state["token_embedding.weight"], pads])}
+    return ours
+
+
+def _moved(state: Mapping[str, Tensor], places: Iterable[Place], *, new_order: bool) -> dict[str, Tensor]:
+    """Each layer to its place."""
     ours: dict[str, Tensor] = {}
-    for place in _places(network):
+    for place in places:
         for kind in ("weight", "bias"):
             value = state[f"{place.theirs}.{kind}"]
             if place.heads:
@@ -175,13 +250,6 @@ def _weights(state: Mapping[str, Tensor], config: DenoiserConfig, *, new_order: 
                     by_head = value.reshape(place.heads, parts, -1, *value.shape[1:])
                     value = by_head.transpose(0, 1).reshape(value.shape)
             ours[f"{place.ours}.{kind}"] = value
-    if config.classes:
-        ours["labels.weight"] = state["label_emb.weight"]
-    if config.text:
-        positions = state["positional_embedding"]
-        # Theirs puts a pad in the place of token and position together.
-        pads = state["padding_embedding"] - positions
-        ours |= {"text.positions": positions, "text.tokens.weight": torch.cat([state["token_embedding.weight"], pads])}
     return ours
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pinxit.diffusion.process import ProcessConfig
+from pinxit.diffusion.schedules import DiscreteConfig
 from pinxit.errors import PinxitError
 from pinxit.models.unet import NOTHING, UNetConfig, UNetEncoder
 
@@ -69,3 +71,21 @@ class Pool(nn.Module):
 def half_of(config: UNetConfig) -> UNetConfig:
     """A U-Net's shape for a classifier of its pictures: what it is shown beside them, and what it tells, left out."""
     return replace(config, tokens=None, beside=0)
+
+
+def _published(size: int, multipliers: tuple[float, ...], blocks: int = 2) -> NoisedClassifierConfig:
+    betas: Literal["linear", "cosine"] = "cosine" if size == 64 else "linear"
+    return NoisedClassifierConfig(
+        UNetConfig(size, 128, multipliers, blocks, (32, 16, 8), outputs=6),
+        ProcessConfig(DiscreteConfig(betas), learned_variance=True),
+        classes=1_000,
+    )
+
+
+SIZES = {
+    "adm-64": _published(64, (1, 2, 3, 4), blocks=4),
+    "adm-128": _published(128, (1, 1, 2, 3, 4)),
+    "adm-256": _published(256, (1, 1, 2, 2, 4, 4)),
+    "adm-512": _published(512, (0.5, 1, 1, 2, 2, 4, 4)),
+}
+"""guided-diffusion's."""

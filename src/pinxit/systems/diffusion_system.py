@@ -213,6 +213,7 @@ class DiffusionSystem(System):
         """Of the upsampler: the same, and the small pictures, with as much noise as it wants them to have."""
         assert self.upsampler
         config = self.upsampler.config
+        low = low.add(1).mul(127.5).round().div(127.5).sub(1)  # as a picture is: of 256 brightnesses
         asked = Asked(labels=words.labels if config.classes else None, ids=words.ids if config.text else None, low=low)
         if not config.low_noise:
             return asked

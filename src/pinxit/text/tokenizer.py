@@ -10,6 +10,7 @@ Provilkov et al. 2020, "BPE-Dropout: Simple and Effective Subword Regularization
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import random
@@ -199,12 +200,58 @@ class CharTokenizer:
         return ids
 
 
-def read_tokenizer(path: str | Path) -> Tokenizer | CharTokenizer:
-    """Reads a tokenizer.json of either kind: the one over characters has an unknown token."""
+class ByteTokenizer:
+    """GLIDE's: GPT-2's BPE over bytes, whose words begin with their space, lower-cased. It is read, never trained."""
+
+    def __init__(self, library: tokenizers.Tokenizer) -> None:
+        """Wraps a tokenizer of the library."""
+        self._library = library
+
+    @classmethod
+    def from_files(cls, vocabulary: Path, merges: Path) -> ByteTokenizer:
+        """Reads the vocabulary, JSON, and the merges, a pair a line after the first; either may be gzipped."""
+        try:
+            tokens = json.loads(_unzipped(vocabulary))
+            lines = _unzipped(merges).decode().split("\n")[1:]
+            pairs = [(left, right) for left, _, right in (line.partition(" ") for line in lines) if right]
+            library = tokenizers.Tokenizer(models.BPE(vocab=tokens, merges=pairs))
+        except Exception as fault:  # the library raises bare Exception
+            raise PinxitError(f"{vocabulary} and {merges.name} are no vocabulary with its merges: {fault}.") from fault
+        library.normalizer = normalizers.Lowercase()
+        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        return cls(library)
+
+    def to_json(self) -> str:
+        """The text of tokenizer.json."""
+        text: str = self._library.to_str(pretty=True)
+        return text
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are."""
+        size: int = self._library.get_vocab_size()
+        return size
+
+    def encode_ids(self, text: str) -> list[int]:
+        """The BPE ids of a text, without padding."""
+        ids: list[int] = self._library.encode(_encodable(text)).ids
+        return ids
+
+
+def _unzipped(file: Path) -> bytes:
+    content = file.read_bytes()
+    return gzip.decompress(content) if file.suffix == ".gz" else content
+
+
+def read_tokenizer(path: str | Path) -> Tokenizer | CharTokenizer | ByteTokenizer:
+    """Reads a tokenizer.json of any kind: that over characters has an unknown token, GLIDE's no ends of words."""
     text = _text_of(path)
     library = _parse(text)
-    if isinstance(library.model, models.BPE) and library.model.unk_token == UNKNOWN:
-        return CharTokenizer(library)
+    if isinstance(library.model, models.BPE):
+        if library.model.unk_token == UNKNOWN:
+            return CharTokenizer(library)
+        if library.model.end_of_word_suffix is None:
+            return ByteTokenizer(library)
     return Tokenizer.from_json(text)
 
 
