@@ -37,8 +37,7 @@ def alphas(kind: str) -> np.ndarray:
         return np.cumprod(1 - np.linspace(1e-4, 0.02, 1_000))
     places = np.arange(1_001) / 1_000
     kept: np.ndarray = np.cos((places + 0.008) / 1.008 * np.pi / 2) ** 2
-    kept = np.cumprod(1 - np.minimum(1 - kept[1:] / kept[:-1], 0.999))
-    return kept
+    return np.cumprod(1 - np.minimum(1 - kept[1:] / kept[:-1], 0.999))
 
 
 def steps(kind: str, times: list[int]) -> Iterator[tuple[int, float, float, float]]:
@@ -49,7 +48,8 @@ def steps(kind: str, times: list[int]) -> Iterator[tuple[int, float, float, floa
 
 
 def clean(x: Tensor, noise: Tensor, kept: float) -> Tensor:
-    return ((x - (1 - kept) ** 0.5 * noise) / kept**0.5).clamp(-1, 1)
+    x0: Tensor = (x - (1 - kept) ** 0.5 * noise) / kept**0.5
+    return x0.clamp(-1, 1)
 
 
 def ancestral(told: Told, kind: str, times: list[int]) -> Tensor:

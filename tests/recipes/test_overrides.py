@@ -3,9 +3,12 @@ import re
 import pytest
 from tests.recipes.toy import mean_colour, pipeline
 
+from pinxit.diffusion.schedules import FlowConfig
 from pinxit.errors import PinxitError
+from pinxit.recipes.catalogue import find
 from pinxit.recipes.model import ModelStage
 from pinxit.recipes.overrides import override, settings
+from pinxit.recipes.recipe import Recipe
 
 
 @pytest.mark.parametrize(
@@ -106,3 +109,19 @@ def test_sampling_settings_are_known_by_name() -> None:
         override(stage, ["defaults.steps=2"])
     with pytest.raises(PinxitError, match=r"top_p is 2\.0"):
         override(stage, ["defaults.top_p=2.0"])
+
+
+def test_a_group_of_another_kind_or_none_at_all() -> None:
+    recipe = override(find("glide-base"), ['model.process.schedule={"mean": 1.3, "std": 1.2, "shift": 4.0}'])
+    assert isinstance(recipe, Recipe)
+    assert recipe.model.process.schedule == FlowConfig(1.3, 1.2, 4.0)
+    vqgan = override(find("vqgan"), ["objective.adversary=none"])
+    assert isinstance(vqgan, Recipe)
+    assert vqgan.objective.adversary is None
+    for text, message in (
+        ('{"betas": "straight"}', "betas = 'straight' is not of a value that is allowed"),
+        ('{"mean": 1, "shape": 2}', "There is no setting of DiscreteConfig 'mean'"),
+        ("linear", r"set one of model\.process\.schedule\.betas, .* Or give all of it as JSON"),
+    ):
+        with pytest.raises(PinxitError, match=message):
+            override(find("glide-base"), [f"model.process.schedule={text}"])

@@ -213,11 +213,15 @@ def from_config(cls: type[T], mapping: Mapping[str, Any]) -> T:
     """
     _refuse_unknown(cls, mapping, "")
     try:
-        return TypeAdapter(cls).validate_json(json.dumps(mapping), strict=True)
+        found = TypeAdapter(cls).validate_json(json.dumps(mapping), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        path = ".".join(str(part) for part in first["loc"]) or cls.__name__
-        raise PinxitError(f"{cls.__name__}: {path}: {first['msg']} (given: {first['input']!r}).") from error
+        name = _name_of(cls)
+        path = ".".join(str(part) for part in first["loc"]) or name
+        raise PinxitError(f"{name}: {path}: {first['msg']} (given: {first['input']!r}).") from error
+    if lost := _lost(mapping, to_config(found), ""):
+        raise PinxitError(f"{_name_of(cls)}: {lost} is not of a value that is allowed.")
+    return found
 
 
 def _refuse_unknown(cls: Any, mapping: Any, path: str) -> None:
@@ -243,6 +247,22 @@ def _refuse_unknown(cls: Any, mapping: Any, path: str) -> None:
         if key not in fields:
             raise unknown(f"setting of {cls.__name__}", f"{path}{key}", (f"{path}{name}" for name in fields))
         _refuse_unknown(hints[key], value, f"{path}{key}.")
+
+
+def _name_of(cls: Any) -> str:
+    return " or ".join(option.__name__ for option in typing.get_args(cls) or (cls,))
+
+
+def _lost(given: Any, found: Any, path: str) -> str | None:
+    """The first key that is not in what was made of it: of several kinds, Pydantic takes one that ignores it."""
+    if not isinstance(given, Mapping) or not isinstance(found, Mapping):
+        return None
+    for key, value in given.items():
+        if key not in found:
+            return f"{path}{key} = {value!r}"
+        if lost := _lost(value, found[key], f"{path}{key}."):
+            return lost
+    return None
 
 
 def _written(network: str, key: str, value: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from pinxit.checkpoints.files import from_config
 from pinxit.data.sample import KINDS
 from pinxit.errors import PinxitError
 from pinxit.recipes.pipeline import Pipeline
@@ -67,7 +68,7 @@ def _changed(target: Any, annotation: Any, whole: str, path: list[str], text: st
     if rest:
         new = _changed(value, kind, whole, rest, text)
     elif _is_group(value) and not isinstance(value, Mapping):
-        raise PinxitError(f"--set {whole}: set one of {', '.join(f'{whole}.{inner}' for inner in _parts(value))}.")
+        new = _read_group(kind, whole, text, value)
     else:
         new = _read(kind, whole, text, value)
         if isinstance(new, Mapping):
@@ -127,6 +128,21 @@ def _read(annotation: Any, whole: str, text: str, current: Any) -> Any:
     with contextlib.suppress(ValidationError):
         return adapter.validate_python([part.strip() for part in text.strip("()[]").split(",")])
     raise PinxitError(f"--set {whole}={text}: allowed is {_allowed(annotation)}; it is {current} now.")
+
+
+def _read_group(annotation: Any, whole: str, text: str, current: Any) -> Any:
+    """Another group of settings in the place of one, where there may be several kinds, or none."""
+    options = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else ()
+    if type(None) in options and text.lower() == "none":
+        return None
+    if options and text.startswith("{"):
+        try:
+            return from_config(annotation, json.loads(text))
+        except (PinxitError, ValueError) as fault:
+            raise PinxitError(f"--set {whole}: {fault}") from fault
+    inner = ", ".join(f"{whole}.{name}" for name in _parts(current))
+    whole_one = " Or give all of it as JSON, which tells of which kind it is." if options else ""
+    raise PinxitError(f"--set {whole}: set one of {inner}.{whole_one}")
 
 
 def _allowed(annotation: Any) -> str:
