@@ -248,7 +248,7 @@ def test_a_tokenizer_of_another_size_is_refused(system: TokenSystem, tmp_path: P
     folder = save_dalle1(system, tmp_path / "mine")
     other = Tokenizer.train(["a red star and a moon"] * 2, 700)
     (folder / "transformer" / "tokenizer.json").write_text(other.to_json(), encoding="utf-8")
-    with pytest.raises(PinxitError, match=r"The tokenizer has \d+ ids, the transformer knows \d+"):
+    with pytest.raises(PinxitError, match=r"The tokenizer has \d+ ids, the network knows \d+"):
         pinxit.load(folder, device="cpu")
 
 

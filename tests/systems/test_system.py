@@ -77,7 +77,7 @@ def test_a_lacking_capability_names_those_who_have_it(painter: Path) -> None:
 
 def test_parts_and_unknown_kinds_are_told(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "odd", {"kind": "dall"}, {"net": {"w": torch.ones(1)}})
-    with pytest.raises(PinxitError, match=r"kind 'dall'.*Known: clip, dalle1, .*dvae"):
+    with pytest.raises(PinxitError, match=r"kind 'dall'.*Known: adm, clip, dalle1, .*dvae"):
         pinxit.load(tmp_path / "odd")
 
 

@@ -30,7 +30,7 @@ model_option = click.option(
 @click.command(short_help="Say which of some labels fits a picture best.")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--labels", required=True, metavar="A,B,C", help="The labels to choose among, with commas between.")
-@click.option("--template", metavar="TEXT", help='What labels are put into.  [default: "a photo of a {}."]')
+@click.option("--template", metavar="TEXT", help="What labels are put into, {} being one; the model's own if left out.")
 @model_option
 @device_option
 def classify(
@@ -41,11 +41,10 @@ def classify(
     Prints one line a picture: the likeliest labels with their probabilities, which sum to 1 over all labels given.
     """
     from pinxit.data.images import open_image
-    from pinxit.systems.clip import TEMPLATE
 
     named = [label.strip() for label in labels.split(",") if label.strip()]
     pictures = [open_image(path) for path in images]
-    told = _load(model, device).classify(pictures, named, template or TEMPLATE)
+    told = _load(model, device).classify(pictures, named, template)
     names = [str(path) for path in images]
     width, label_width = max(map(len, names)), max(map(len, named))
     for name, chances in zip(names, told, strict=True):
@@ -88,11 +87,13 @@ def search(
     for match in matches:
         click.echo(f"{match.score:6.3f}  {plain(match.key)}")
     if out is not None:
-        from pinxit.data.images import grid
+        from pinxit.data.images import fit, grid
         from pinxit.data.pairs import source_name
         from pinxit.systems.picture import Picture
 
-        sheet = grid(index.pictures(matches), columns=min(5, len(matches)))
+        found = index.pictures(matches)
+        side = max(max(picture.size) for picture in found)
+        sheet = grid([fit(picture, side) for picture in found], columns=min(5, len(matches)))
         keys = [match.key for match in matches]
         settings = {"source": source_name(index.source), "keys": keys}
         click.echo(Picture(image=sheet, prompt=query, seed=0, model=clip.name, settings=settings).save(out))

@@ -52,6 +52,8 @@ def reconstruct(
         for path in images:
             original = open_image(path)
             after = system.reconstruct(original)[0]
+            if original.width != original.height:
+                click.echo(f"{path}: its centre square is what the model sees", err=True)
             before = fit(original, after.size)
             likeness = round(psnr(to_tensor(before)[None], to_tensor(after)[None]).item(), 2)
             originals.append(before)

@@ -40,10 +40,16 @@ def models() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
 def show(what: str, as_json: bool) -> None:
     """Tell how a PICTURE was made (prompt, seed, settings), or what a MODEL is (configuration, numbers, card)."""
+    from pinxit.data.images import PICTURE_SUFFIXES
+
     if Path(what).is_file():
         from pinxit.systems.picture import read_settings
 
         record, card = read_settings(what), ""
+        if command := again(record):
+            record = {**record, "again": command}
+    elif Path(what).suffix.lower() in PICTURE_SUFFIXES:
+        raise PinxitError(f"There is no picture {what!r}.")
     else:
         from pinxit.checkpoints import catalogue
         from pinxit.checkpoints.files import read_config
@@ -60,6 +66,28 @@ def show(what: str, as_json: bool) -> None:
         click.echo(line)
     if card:
         click.echo(f"\n{plain(card.strip(), lines=True)}")
+
+
+def again(record: Mapping[str, Any]) -> str | None:
+    """The command that makes a picture from text once more, alone; None for one that was made otherwise."""
+    import shlex
+
+    from pinxit.systems.system import Settings
+
+    settings = dict(record.get("settings") or {})
+    settings.pop("rerank", None)
+    known = {*Settings.__annotations__, "bf16"}
+    if not record.get("model") or not isinstance(record.get("seed"), int) or not settings.keys() <= known:
+        return None
+    words = ["pinxit", "generate", str(record.get("prompt", "")), "-n", "1", "--seed", str(record["seed"])]
+    words += ["--model", str(record["model"])]
+    for name, value in settings.items():
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, list):
+            words += [option, ("x" if name == "size" else ",").join(map(str, value))]
+        else:
+            words += [option] if value is True else [option, str(value)]
+    return shlex.join(words)
 
 
 def _parameters(folder: Path) -> int:

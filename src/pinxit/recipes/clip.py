@@ -22,6 +22,7 @@ from pinxit.data.recolour import recolour
 from pinxit.data.sample import BadSample, Captions, Pairs, Sample, draw_caption
 from pinxit.diffusion.process import Process, ProcessConfig
 from pinxit.diffusion.schedules import DiscreteConfig
+from pinxit.errors import PinxitError
 from pinxit.models.clip import CLIP, SIZES, CLIPConfig
 from pinxit.objectives.contrastive import Contrastive
 from pinxit.recipes.recipe import UNMEASURED, Context, DataConfig, Recipe, Run, held_batches, hold_back
@@ -50,6 +51,12 @@ class CLIPDataConfig(DataConfig):
     """Probability of passing over a merge, so that one caption is spelt in many ways."""
     tokenizer_samples: int = 100_000
     """Samples, spread evenly over all, whose captions the tokenizer is trained on."""
+    template: str = "{}"
+    """What labels are put into, to be like the captions."""
+
+    def __post_init__(self) -> None:
+        if "{}" not in self.template:
+            raise PinxitError(f"data.template={self.template} has no {{}} to put the label into.")
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,7 @@ def build(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
         objective=Contrastive(CLIP(config), Process(recipe.objective) if recipe.objective else None),
         samples=training,
         transform=replace(plain, crop=data.crop, bpe_dropout=data.bpe_dropout, recolour=data.recolour),
-        config={"kind": "clip", "config": to_config(config)},
+        config={"kind": "clip", "config": to_config(config), "template": data.template},
         validation=held_batches(held, plain, VALIDATION_BATCH),
         tokenizer=tokenizer.to_json(),
         card=lambda metrics: card(config, context.source, recipe.licence, metrics),

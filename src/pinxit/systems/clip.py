@@ -37,7 +37,7 @@ BATCH = 64
 """Pictures or texts that go through the network at once."""
 
 TEMPLATE = "a photo of a {}."
-"""The prompt that the paper puts labels into."""
+"""The prompt that the paper puts labels into, where a checkpoint names none of its own."""
 
 LAYOUT = "1"
 
@@ -51,20 +51,25 @@ class CLIPSystem(System):
 
     kind = "clip"
 
-    def __init__(self, clip: CLIP, tokenizer: Tokenizer, device: torch.device | None = None) -> None:
+    def __init__(
+        self, clip: CLIP, tokenizer: Tokenizer, device: torch.device | None = None, template: str = TEMPLATE
+    ) -> None:
         known = clip.config.text.vocab_size
         if tokenizer.vocab_size != known:
             raise PinxitError(f"The tokenizer has {tokenizer.vocab_size} ids, but the text tower knows {known}.")
         self.device = device or torch.device("cpu")
         self.clip = clip.to(self.device).eval().requires_grad_(False)
         self.tokenizer = tokenizer
+        self.template = template
+        """What labels are put into, so that they are like the captions that it has learnt from."""
 
     @classmethod
     def from_checkpoint(cls, folder: Path, device: torch.device) -> Self:
         """Reads config.json, clip.safetensors and tokenizer.json."""
-        clip = CLIP(from_config(CLIPConfig, read_config(folder).get("config", {})))
+        said = read_config(folder)
+        clip = CLIP(from_config(CLIPConfig, said.get("config", {})))
         load_network(folder, "clip", clip)
-        return cls(clip, Tokenizer.load(folder / "tokenizer.json"), device)
+        return cls(clip, Tokenizer.load(folder / "tokenizer.json"), device, said.get("template", TEMPLATE))
 
     @property
     def fingerprint(self) -> str:
@@ -123,9 +128,13 @@ class CLIPSystem(System):
         return (self.encode_image(images) * texts).sum(dim=1)
 
     def classify(
-        self, images: Image.Image | Sequence[Image.Image], labels: Sequence[str], template: str = TEMPLATE
+        self, images: Image.Image | Sequence[Image.Image], labels: Sequence[str], template: str | None = None
     ) -> list[dict[str, float]]:
-        """The probability of each label, for each picture; `{}` in the template stands for the label."""
+        """The probability of each label, for each picture; `{}` in the template stands for the label.
+
+        Without a template, the model's own.
+        """
+        template = template or self.template
         if not labels or len(set(labels)) < len(labels):
             raise PinxitError(f"Give at least one label, and each once; given: {', '.join(labels) or 'none'}.")
         if "{}" not in template:

@@ -29,7 +29,7 @@ from pinxit.progress import Progress
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.conditions import Condition, LabelCondition, NoCondition, TextCondition, read_word_condition
 from pinxit.systems.gradients import Judge, read_judge
-from pinxit.systems.masking import masked
+from pinxit.systems.masking import edited, masked
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer, mixed
 from pinxit.systems.picture import Picture
 from pinxit.systems.reranking import best, check_wish
@@ -148,7 +148,7 @@ class DiffusionSystem(System):
             raise self.lacks("edit")
         before, white = masked(image, mask, self.size)
         made = self._make(prompt, n, seed, settings, progress, shown=(before, white))
-        return [replace(picture, image=Image.composite(picture.image, before, white)) for picture in made]
+        return [edited(picture, before, white) for picture in made]
 
     def paint(
         self,
@@ -213,7 +213,6 @@ class DiffusionSystem(System):
         """Of the upsampler: the same, and the small pictures, with as much noise as it wants them to have."""
         assert self.upsampler
         config = self.upsampler.config
-        low = low.add(1).mul(127.5).round().div(127.5).sub(1)  # as a picture is: of 256 brightnesses
         asked = Asked(labels=words.labels if config.classes else None, ids=words.ids if config.text else None, low=low)
         if not config.low_noise:
             return asked

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from PIL import Image
 
 from pinxit.data.images import fit, opaque
 from pinxit.errors import PinxitError
+from pinxit.systems.picture import Picture
 
 
 def masked(image: Image.Image, mask: Image.Image, size: int) -> tuple[Image.Image, Image.Image]:
@@ -16,3 +19,9 @@ def masked(image: Image.Image, mask: Image.Image, size: int) -> tuple[Image.Imag
     if not white.getbbox():
         raise PinxitError("The mask is black all over, so there is nothing to paint. Make white what is to change.")
     return fit(opaque(image), size), white
+
+
+def edited(picture: Picture, before: Image.Image, white: Image.Image) -> Picture:
+    """What was painted where the mask is white, and the picture of before elsewhere, to the pixel."""
+    image = Image.composite(picture.image, before, white)
+    return replace(picture, image=image, settings={**picture.settings, "edited": True})
