@@ -14,7 +14,7 @@ from pinxit.checkpoints import from_guided
 from pinxit.checkpoints.files import from_config, to_config
 from pinxit.errors import PinxitError
 from pinxit.models.denoiser import SIZES, Asked, Denoiser, DenoiserConfig
-from pinxit.models.unet import Block, Change, UNet, UNetConfig
+from pinxit.models.unet import Block, Change, Guide, UNet, UNetConfig
 
 SMALL: dict[str, Any] = {
     "num_channels": 32,
@@ -170,7 +170,7 @@ def by_their_names(unet: UNet) -> dict[str, str]:
             places.update({f"{ours}.block.{b}": f"{block}.{a}" for a, b in BLOCKS.items()})
         places[f"{ours}.look.norm"] = f"{look}.group_norm"
         places[f"{ours}.look.attention.out"] = f"{look}.to_out.0"
-        places[f"{ours}.look.attention.query_key_value"] = look
+        places[f"{ours}.look.attention.query_key_value"] = places[f"{ours}.look.attention.key_value"] = look
         if isinstance(module.change, Block):
             up = f"{block.partition('.resnets')[0]}.upsamplers.0"
             places.update({f"{ours}.change.{b}": f"{up}.{a}" for a, b in BLOCKS.items()})
@@ -215,20 +215,54 @@ def test_unet_2d_of_diffusers(scale_shift: bool, block_changes: bool) -> None:
     for value in theirs.parameters():
         torch.nn.init.normal_(value, std=0.06 if value.ndim > 1 else 0.2)
     config = UNetConfig(32, 32, (1, 2, 2), 2, (16, 8), heads=4, scale_shift=scale_shift, resample=change_of(change))
-    network, state = UNet(config), theirs.state_dict()
-    ours: dict[str, Tensor] = {}
-    places = by_their_names(network)
-    for name in network.state_dict():
-        place, _, kind = name.rpartition(".")
-        if place.endswith("query_key_value"):
-            ours[name] = torch.cat([state[f"{places[place]}.to_{part}.{kind}"] for part in "qkv"])
-        else:
-            ours[name] = state[f"{places[place]}.{kind}"]
-    network.load_state_dict(ours)
+    network = taken_over(UNet(config), theirs.state_dict())
     x = random(2, 3, 32, 32)
     expected = theirs.eval()(x, TIMES).sample
     assert expected.std() > 0.1
     torch.testing.assert_close(network.eval()(x, TIMES), expected, atol=1e-5, rtol=1e-5)
+
+
+def taken_over(network: UNet, state: dict[str, Tensor]) -> UNet:
+    ours: dict[str, Tensor] = {}
+    places = by_their_names(network)
+    for name in network.state_dict():
+        place, _, kind = name.rpartition(".")
+        parts = {"query_key_value": ("to_q", "to_k", "to_v"), "key_value": ("add_k_proj", "add_v_proj")}
+        if several := parts.get(place.rpartition(".")[2]):
+            ours[name] = torch.cat([state[f"{places[place]}.{part}.{kind}"] for part in several])
+        else:
+            ours[name] = state[f"{places[place]}.{kind}"]
+    network.load_state_dict(ours)
+    return network
+
+
+@torch.no_grad()
+def test_unet_2d_condition_of_diffusers() -> None:
+    """Their unCLIP decoder's: the tokens' keys and values before those of the picture, as GLIDE has them."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    theirs = diffusers.UNet2DConditionModel(
+        sample_size=16,
+        in_channels=3,
+        out_channels=6,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        attention_head_dim=16,
+        cross_attention_dim=24,
+        resnet_time_scale_shift="scale_shift",
+        class_embed_type="identity",
+    )
+    for value in theirs.parameters():
+        torch.nn.init.normal_(value, std=0.06 if value.ndim == 4 else 0.2)
+    network = taken_over(UNet(UNetConfig(16, 32, (1, 2), 1, (8,), heads=4, outputs=6, tokens=24)), theirs.state_dict())
+    x, tokens, added = random(2, 3, 16, 16), random(2, 5, 24, seed=2), random(2, 128, seed=3)
+    expected = theirs.eval()(x, TIMES, tokens, class_labels=added).sample
+    assert (expected - theirs(x, TIMES, 2 * tokens, class_labels=added).sample).abs().max() > 0.01
+    ours = network.eval()(x, TIMES, Guide(added, tokens))
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 
 def change_of(name: str) -> Literal["block", "conv"]:
