@@ -131,7 +131,7 @@ class Denoiser(nn.Module):
         if self.config.text:
             assert asked.ids is not None
             tokens = self.text(asked.ids)
-            added = self.text_to_time(tokens[:, -1])
+            added = self.text_to_time(self.text.whole(tokens))
         if self.config.low_noise:
             assert asked.low_level is not None
             rough = self.low_level(embed_times(1_000 * asked.low_level, self.config.unet.channels))

@@ -60,7 +60,7 @@ class Words(nn.Module):
         if asked is None:
             return None
         if self.text is not None and self.out is not None:
-            told: Tensor = self.out(self.text(asked)[:, -1])
+            told: Tensor = self.out(self.text.whole(self.text(asked)))
             return told
         assert self.labels is not None
         some = asked < self.labels.num_embeddings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ class TextEncoderConfig:
     width: int
     depth: int
     heads: int
+    stands: Literal["last", "mean"] = "last"
+    """What stands for the whole text: its last position, as in GLIDE, which has to learn first to gather the others; or
+    the mean of all, by which little training goes far."""
 
 
 class TextEncoder(nn.Module):
@@ -27,6 +31,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
+        self.config = config
         self.tokens = nn.Embedding(config.vocabulary + config.length, config.width)
         self.positions = nn.Parameter(torch.empty(config.length, config.width))
         self.transformer = Transformer(config.width, config.depth, config.heads)
@@ -36,6 +41,10 @@ class TextEncoder(nn.Module):
         initialize_residual(self.transformer)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Ids b l -> b l w; the last one stands for the whole text."""
+        """Ids b l -> b l w."""
         out: Tensor = self.norm(self.transformer(self.tokens(ids) + self.positions))
         return out
+
+    def whole(self, tokens: Tensor) -> Tensor:
+        """Tokens b l w, as they come out -> what stands for the text, b w."""
+        return tokens[:, -1] if self.config.stands == "last" else tokens.mean(1)

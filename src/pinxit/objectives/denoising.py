@@ -18,6 +18,9 @@ from pinxit.models.denoiser import Asked
 from pinxit.nn.processes import gather
 from pinxit.objectives.objective import Batch, Numbers, Objective
 
+LATEST = 50
+"""Steps whose errors are compared with those of validation."""
+
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Of the noise that is learnt from, least first: where validation tells the loss."""
 
@@ -46,9 +49,13 @@ class Denoising(Objective):
         process: ProcessConfig,
         config: DenoisingConfig,
         paint: Callable[[], Image.Image | None] | None = None,
-        name: str = "denoiser",
+        check: Callable[[float | None], Numbers] | None = None,
     ) -> None:
-        """`network` maps noisy values, what is told of their times and an `Asked` to what `process` wants to know."""
+        """`network` maps noisy values, what is told of their times and an `Asked` to what `process` wants to know.
+
+        `check` looks at samples after each validation, given how the averaged weights' error compares with that of the
+        weights themselves.
+        """
         super().__init__()
         if (config.learns == "simple") == process.learned_variance:
             allowed = "hybrid or bound" if process.learned_variance else "simple"
@@ -56,10 +63,11 @@ class Denoising(Objective):
                 f"objective.learns={config.learns} with process.learned_variance={process.learned_variance}: allowed "
                 f"is {allowed}."
             )
-        self.name = name
         self.network = network
         self.config = config
-        self.paint = paint
+        self.paint, self.check = paint, check
+        self._errors_of: dict[bool, list[Tensor]] = {True: [], False: []}
+        """The latest ones, in training and in validation."""
         self.process = Process(process)
         schedule = self.process.schedule
         self.bound = Bound(schedule) if config.learns != "simple" and isinstance(schedule, Discrete) else None
@@ -69,7 +77,7 @@ class Denoising(Objective):
 
     def networks(self) -> Mapping[str, nn.Module]:
         """The one network."""
-        return {self.name: self.network}
+        return {"denoiser": self.network}
 
     def loss(self, batch: Batch, turn: str, step: int) -> tuple[Tensor, Numbers]:  # noqa: ARG002
         """`batch["pixels"]` b c h w in [-1, 1], and beside it what an `Asked` holds."""
@@ -80,6 +88,8 @@ class Denoising(Objective):
         else:
             times = self.process.schedule.times(draw_shares(len(pixels), pixels.device))
         errors, terms = self._errors(batch, times)
+        if self.check:
+            self._errors_of[self.training] = [*self._errors_of[self.training][-LATEST:], errors.detach().mean()]
         if terms is None:
             return errors.mean(), {"error": errors.detach().mean()}
         numbers = {"error": errors.detach().mean(), "bound": terms.detach().mean()}
@@ -116,6 +126,15 @@ class Denoising(Objective):
             errors, _ = self._errors(batch, self.process.schedule.times(shares))
             numbers[f"error_at_{share:.0%}"] = errors.mean()
         return numbers
+
+    def conclude(self, gather: Callable[[Tensor], list[Tensor]]) -> Numbers:  # noqa: ARG002
+        """How samples look, and whether the averaged weights lag."""
+        if self.check is None:
+            return {}
+        trained, validated = self._errors_of[True], self._errors_of[False]
+        self._errors_of[False] = []
+        alike = trained and validated and self.costs is None  # drawn at the same noise
+        return self.check(float(torch.stack(validated).mean() / torch.stack(trained).mean()) if alike else None)
 
     def preview(self) -> Image.Image | None:
         """Pictures of fixed prompts and noise."""

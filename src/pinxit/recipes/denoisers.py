@@ -22,6 +22,7 @@ from pinxit.data.images import grid, to_pil
 from pinxit.data.sample import BadSample, Pairs, Sample
 from pinxit.diffusion.process import roughened
 from pinxit.errors import PinxitError
+from pinxit.evaluation.health import health
 from pinxit.models.denoiser import Asked, Denoiser, DenoiserConfig, widened
 from pinxit.models.text_encoder import TextEncoderConfig
 from pinxit.objectives.denoising import Denoising
@@ -32,6 +33,9 @@ from pinxit.systems.conditions import LabelCondition
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
 
 VALIDATION_BATCH = 64
+
+CHECKED = 8
+"""Samples that tell how a network is doing."""
 
 PREVIEW = Drawing("dpm-solver", 20)
 """How previews are drawn: quickly."""
@@ -163,7 +167,7 @@ def build_denoiser(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
     validation = held_batches(held, plain, VALIDATION_BATCH)
     paint = _painter(network, words, data.guidance, validation)
     return Run(
-        objective=Denoising(network, config.process, recipe.objective, paint),
+        objective=Denoising(network, config.process, recipe.objective, paint, _checker(network, validation)),
         samples=training,
         transform=example,
         config={"kind": "denoiser", "config": to_config(config), **words.said},
@@ -189,6 +193,18 @@ def metas_of(pairs: Pairs) -> list[Mapping[str, Any]]:
         with contextlib.suppress(BadSample):
             found.append(pairs.meta_at(index))
     return found
+
+
+def _checker(
+    network: Denoiser, validation: Callable[[], Any] | None
+) -> Callable[[float | None], dict[str, float]] | None:
+    """Looks at samples for what held back pictures show."""
+    if validation is None:
+        return None
+    batch = {name: value[:CHECKED] for name, value in next(iter(validation())).items()}
+    pixels = batch.pop("pixels")
+    asked = Asked(**batch)
+    return lambda lag: health(NoiseDrawer(network), asked, pixels, lag)
 
 
 def _painter(

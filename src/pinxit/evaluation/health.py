@@ -1,0 +1,85 @@
+"""Whether a denoiser in training draws, and not only tells noise ever better: numbers, and warnings in words."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pinxit.models.denoiser import Asked
+from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
+
+logger = logging.getLogger(__name__)
+
+WALKS = {"ddim": 20, "ddpm": 50}
+"""Steps of each of the samplers that are compared: one certain, one at random, of one process."""
+
+ROUGH = 2.0
+"""As rough as so many of the pictures' own are samples that show noise."""
+
+APART = 1.5
+"""How far the samplers' roughness may differ, as a factor, and by how much of the range their brightness:"""
+BRIGHTER = 0.15
+
+LAG = 1.3
+"""How much larger the averaged weights' error may be than that of the weights themselves."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What tells pictures from noise and from flat colours, of several together."""
+
+    roughness: float
+    """The mean difference of neighbouring values."""
+    brightness: float
+    """The mean value, from -1 to 1."""
+
+    @classmethod
+    def at(cls, pixels: Tensor) -> Look:
+        """Pixels b c h w."""
+        across, down = pixels.diff(dim=3).abs().mean(), pixels.diff(dim=2).abs().mean()
+        return cls(float(across + down) / 2, float(pixels.mean()))
+
+
+def health(drawer: NoiseDrawer, asked: Asked, real: Tensor, lag: float | None = None) -> dict[str, float]:
+    """How samples by DDIM and by DDPM look beside `real` pictures b c h w in [-1, 1]; warns where something is wrong.
+
+    `asked` is of as many pictures. `lag` is the averaged weights' error over that of the weights themselves.
+    """
+    wanted = Look.at(real)
+    numbers: dict[str, float] = {}
+    for sampler, steps in WALKS.items():
+        look = Look.at(drawer.draw(asked, range(len(real)), Drawing(sampler, steps)))
+        numbers[f"{sampler}_roughness"] = look.roughness / max(wanted.roughness, 1e-6)
+        numbers[f"{sampler}_brightness"] = look.brightness - wanted.brightness
+    if lag is not None:
+        numbers["averaged_error_over_raw"] = lag
+    for warning in warnings(numbers):
+        logger.warning(warning)
+    return numbers
+
+
+def warnings(numbers: Mapping[str, float]) -> list[str]:
+    """What the numbers of `health` mean, where that is nothing good."""
+    told: list[str] = []
+    rough = [numbers[f"{name}_roughness"] for name in WALKS]
+    if min(rough) > ROUGH:
+        told.append(
+            f"Samples are {min(rough):.1f} times as rough as the pictures: they still show noise. That is so at first; "
+            "if it stays while the error falls, see error_at_90%: what is told of much noise decides, and counts "
+            "little with target=eps. objective.weighting=velocity or process.target=v count it more."
+        )
+    elif max(rough) > APART * min(rough) or abs(numbers["ddim_brightness"] - numbers["ddpm_brightness"]) > BRIGHTER:
+        told.append(
+            f"DDIM and DDPM disagree: their samples are {rough[0]:.2f} and {rough[1]:.2f} times as rough as the "
+            "pictures. Both walk the same process, so what the network tells of some noise is far off: see which "
+            "error_at_ is large."
+        )
+    if (lag := numbers.get("averaged_error_over_raw", 1.0)) > LAG:
+        told.append(
+            f"The averaged weights, which are drawn with and shipped, err {lag:.1f} times as much as the weights "
+            "themselves: they lag behind. Lower training.ema_decay, or train for longer."
+        )
+    return told
