@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pinxit.errors import unknown
+from pinxit.errors import PinxitError, unknown
 from pinxit.recipes import (
     adm,
     codecs,
@@ -129,5 +129,5 @@ RECIPES: dict[str, Callable[[], Recipe | Pipeline | Stage]] = {
 def find(name: str) -> Recipe | Pipeline | Stage:
     """The recipe of that name; the error for another one names the nearest."""
     if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES)
+        raise PinxitError(f"{unknown('recipe', name, RECIPES)} `pinxit recipes` lists them all.")
     return RECIPES[name]()

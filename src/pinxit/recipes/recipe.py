@@ -211,9 +211,9 @@ class Recipe:
     def run(self, context: Context) -> None:
         """Trains into `context.out`: recipe.json, log.jsonl, samples/, checkpoints/, model/."""
         out, world = context.out, context.world
+        source = self.learns_from(self, context)  # before anything is written: it may not be there
         out.mkdir(parents=True, exist_ok=True)
         with claim(out) if world.leads else contextlib.nullcontext():
-            source = self.learns_from(self, context)
             said = self._said(context, source)
             self._check_changes(context, differences(out, said))
             torch.manual_seed(self.training.seed)  # the first weights
