@@ -305,7 +305,7 @@ def test_mindalle_that_is_not_whole_is_told(tmp_path: Path) -> None:
         for name, value in whole.items()
     }
     torch.save({"state_dict": fewer}, folder / "stage2_last.ckpt")
-    with pytest.raises(PinxitError, match=r"The tokenizer has \d+ ids, the network knows \d+\."):
+    with pytest.raises(PinxitError, match=r"The tokenizer has \d+ ids, the transformer knows \d+\."):
         convert(str(folder), tmp_path / "ours", size=mingpt.SIZE)
     (folder / "tokenizer" / "bpe-16k-merges.txt").unlink()
     with pytest.raises(PinxitError, match=r"bpe-16k-merges.txt are no vocabulary with its merges"):

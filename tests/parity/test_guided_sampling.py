@@ -21,7 +21,7 @@ from pinxit.errors import PinxitError
 from pinxit.models.noised_classifier import SIZES, NoisedClassifier
 from pinxit.systems.diffusion_system import DiffusionSystem
 from pinxit.systems.noise_drawing import Drawing, noise_of
-from pinxit.text.tokenizer import ByteTokenizer
+from pinxit.text.tokenizer import ForeignTokenizer
 
 SEEDS = [3, 4]
 CPU = torch.device("cpu")
@@ -96,7 +96,7 @@ def save(theirs: Theirs, file: Path) -> None:
     file.with_suffix(".yaml").write_text(yaml.safe_dump(theirs.flags))
 
 
-def save_tokenizer(folder: Path) -> ByteTokenizer:
+def save_tokenizer(folder: Path) -> ForeignTokenizer:
     """GPT-2's layout with few merges: the bytes, what they merge to, the end."""
     words = ["Ġa", "re", "red", "st", "ar", "star", "Ġstar"]
     merges = ["Ġ a", "r e", "re d", "s t", "a r", "st ar", "Ġ star"]
@@ -105,7 +105,7 @@ def save_tokenizer(folder: Path) -> ByteTokenizer:
     vocabulary = {token: number for number, token in enumerate([*alphabet, *words, "<|endoftext|>"])}
     (folder / "encoder.json").write_text(json.dumps(vocabulary))
     (folder / "vocab.bpe").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
-    return ByteTokenizer.from_files(folder / "encoder.json", folder / "vocab.bpe")
+    return ForeignTokenizer.over_bytes(folder / "encoder.json", folder / "vocab.bpe")
 
 
 @torch.no_grad()

@@ -1,3 +1,4 @@
+import gzip
 import json
 import os
 import random
@@ -11,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.parity.mingpt import save_tokenizer
+from tokenizers import ByteLevelBPETokenizer, pre_tokenizers
 
 from pinxit.errors import PinxitError
 from pinxit.text.tokenizer import (
     SMALLEST_VOCABULARY,
-    CharTokenizer,
+    ForeignTokenizer,
     Tokenizer,
     _words,
     frame,
@@ -192,7 +194,7 @@ def test_minDALLEs_ids_are_those_of_the_library(tmp_path: Path) -> None:  # noqa
     theirs = save_tokenizer(tmp_path / "tokenizer")
     theirs.enable_padding(length=64, pad_id=theirs.token_to_id("[PAD]"))
     theirs.enable_truncation(max_length=64)
-    ours = CharTokenizer.from_files(
+    ours = ForeignTokenizer.over_characters(
         *(tmp_path / "tokenizer" / f"bpe-16k-{end}" for end in ("vocab.json", "merges.txt"))
     )
     (tmp_path / "tokenizer.json").write_text(ours.to_json(), encoding="utf-8")
@@ -201,13 +203,33 @@ def test_minDALLEs_ids_are_those_of_the_library(tmp_path: Path) -> None:  # noqa
         "a [PAD] and [UNK] here", "red " * 200, "zzz", "\u200b\ufeff\u00ad left",
     ]  # fmt: skip
     for tokenizer in (ours, read_tokenizer(tmp_path / "tokenizer.json")):
-        assert isinstance(tokenizer, CharTokenizer)
+        assert isinstance(tokenizer, ForeignTokenizer)
         assert tokenizer.vocab_size == theirs.get_vocab_size()
         ids = [tokenizer.encode_ids(text) for text in texts]
         rows = pad_per_position(ids, 64, tokenizer.vocab_size, tokenizer.pad_id)
         assert rows.tolist() == [theirs.encode(text).ids for text in texts]
     assert ours.encode_ids("a\ud800") == ours.encode_ids("a?")
     assert len(set(ours.encode_ids("a red star on the left"))) > 3
+
+
+def test_glides_ids_are_those_of_gpt2s_encoder(tmp_path: Path) -> None:
+    """The library has GPT-2's as well; it lower-cases likewise."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("Ġ", "a"), ("r", "e"), ("re", "d"), ("s", "t"), ("Ġ", "st")]
+    vocabulary = {token: number for number, token in enumerate([*alphabet, *map("".join, merges), "<|endoftext|>"])}
+    files = tmp_path / "encoder.json", tmp_path / "vocab.bpe.gz"
+    files[0].write_text(json.dumps(vocabulary), encoding="utf-8")
+    lines = ["#version: 0.2", *map(" ".join, merges), ""]
+    files[1].write_bytes(gzip.compress("\n".join(lines).encode()))
+    theirs = ByteLevelBPETokenizer(vocabulary, merges, lowercase=True)
+    ours = ForeignTokenizer.over_bytes(*files)
+    (tmp_path / "tokenizer.json").write_text(ours.to_json(), encoding="utf-8")
+    for tokenizer in (ours, read_tokenizer(tmp_path / "tokenizer.json")):
+        assert (tokenizer.vocab_size, isinstance(tokenizer, ForeignTokenizer)) == (len(vocabulary), True)
+        for text in ("", "A RED star", "  it's 3 stars!", "Ünïcode 星 🍎", "a\n b"):
+            assert tokenizer.encode_ids(text) == theirs.encode(text).ids
+    with pytest.raises(PinxitError, match=r"no vocabulary with its merges"):
+        ForeignTokenizer.over_bytes(files[1], files[0])
 
 
 def test_a_tokenizer_json_of_either_kind_is_told_from_the_other(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -220,7 +242,7 @@ def test_a_tokenizer_json_of_either_kind_is_told_from_the_other(tokenizer: Token
     with pytest.raises(PinxitError, match=r"The tokenizer has no \[PAD\]"):
         read_tokenizer(file)
     with pytest.raises(PinxitError, match=r"none.txt are no vocabulary with its merges"):
-        CharTokenizer.from_files(file, tmp_path / "none.txt")
+        ForeignTokenizer.over_characters(file, tmp_path / "none.txt")
 
 
 def _shared(_made: list[Tokenizer] = []) -> Tokenizer:  # noqa: B006 - made once for hypothesis, which bars fixtures

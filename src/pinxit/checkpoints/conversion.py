@@ -41,7 +41,7 @@ from pinxit.models.perceptual import LPIPS
 from pinxit.models.token_transformer import TokenTransformer
 from pinxit.models.vae import VAE
 from pinxit.models.vqgan import VQGAN
-from pinxit.text.tokenizer import ByteTokenizer, CharTokenizer
+from pinxit.text.tokenizer import ForeignTokenizer
 
 NETWORKS: dict[str, Any] = {
     "dvae": DVAE,
@@ -247,7 +247,7 @@ def _taming(file: Path, state: Mapping[str, Tensor], codec: Network) -> Found:
 def _mindalle(folder: Path, codec: Network) -> Found:
     """minDALL-E's first stage, its second and its tokenizer."""
     texts = folder / "tokenizer"
-    tokenizer = CharTokenizer.from_files(texts / "bpe-16k-vocab.json", texts / "bpe-16k-merges.txt")
+    tokenizer = ForeignTokenizer.over_characters(texts / "bpe-16k-vocab.json", texts / "bpe-16k-merges.txt")
     state, described = read_state(folder / MINDALLE[1]), _read_yaml(folder / "config.yaml")
     config, weights = from_taming.mindalle(state, described, tokenizer, codec.config.pyramid.grid)
     transformer = Network("token_transformer", config, weights, tokenizer=tokenizer.to_json())
@@ -281,7 +281,7 @@ def _guided(files: Iterable[tuple[Path, Mapping[str, Tensor]]]) -> Found | None:
     return Found("guided-diffusion", networks, from_guided.DEFAULTS[kind], kind)
 
 
-def _glide_tokenizer(folder: Path) -> ByteTokenizer:
+def _glide_tokenizer(folder: Path) -> ForeignTokenizer:
     """GLIDE's vocabulary and merges, which lie in its package's folder tokenizer/."""
     found = [
         next((file for end in ("", ".gz") if (file := folder / f"{name}{end}").is_file()), None)
@@ -292,7 +292,7 @@ def _glide_tokenizer(folder: Path) -> ByteTokenizer:
             f"GLIDE's texts are read by encoder.json and vocab.bpe, which are not in {folder}. They are in the folder "
             "tokenizer of its package; put them beside the weights."
         )
-    return ByteTokenizer.from_files(found[0], found[1])
+    return ForeignTokenizer.over_bytes(found[0], found[1])
 
 
 def _all_weights_in(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pinxit.errors import PinxitError
 from pinxit.models.token_transformer import TokenTransformerConfig
-from pinxit.text.tokenizer import CharTokenizer
+from pinxit.text.tokenizer import ForeignTokenizer
 
 PREFIX = "transformer."
 """Of the transformer inside a checkpoint of taming's."""
@@ -85,7 +85,7 @@ def taming(
 
 
 def mindalle(
-    state: Mapping[str, Tensor], described: Mapping[str, Any], tokenizer: CharTokenizer, side: int
+    state: Mapping[str, Tensor], described: Mapping[str, Any], tokenizer: ForeignTokenizer, side: int
 ) -> tuple[TokenTransformerConfig, dict[str, Tensor]]:
     """Config and weights of minDALL-E's second stage, which sees the pads of a text as any other token."""
     told = described["stage2"]["hparams"]

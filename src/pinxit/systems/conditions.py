@@ -21,7 +21,7 @@ from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.codec import Codec
 from pinxit.systems.token_drawing import PriorConfig
 from pinxit.text.captions import clean
-from pinxit.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, pad_per_position, read_tokenizer
+from pinxit.text.tokenizer import ForeignTokenizer, Tokenizer, pad_per_position, read_tokenizer
 
 
 class Condition(Protocol):
@@ -34,7 +34,7 @@ class Condition(Protocol):
 class TextCondition:
     """The tokens of the text; shorter ones are padded with `pad`, or the pads of their positions, longer ones cut."""
 
-    tokenizer: Tokenizer | CharTokenizer | ByteTokenizer
+    tokenizer: Tokenizer | ForeignTokenizer
     length: int
     pad: int | None = None
 

@@ -157,22 +157,24 @@ class Tokenizer:
         return raw.decode("utf-8", errors="replace").strip()
 
 
-class CharTokenizer:
-    """minDALL-E's: BPE over the characters of words and punctuation, split as BERT does and lower-cased.
+class ForeignTokenizer:
+    """The BPE of public weights, read and never trained; both are lower-cased.
 
-    Characters that it does not know become `[UNK]`; positions that stay empty are `[PAD]`. It is read, never trained.
+    minDALL-E's is over the characters of words and punctuation, split as BERT does: what it does not know becomes
+    `[UNK]`, and positions that stay empty are `[PAD]`. GLIDE's is GPT-2's, over bytes, whose words begin with their
+    space.
     """
 
     def __init__(self, library: tokenizers.Tokenizer) -> None:
-        """Wraps a tokenizer of the library that has a `[PAD]`."""
-        pad: int | None = library.token_to_id(PAD)
-        if pad is None:
-            raise PinxitError(f"The tokenizer has no {PAD}.")
+        """Wraps a tokenizer of the library."""
         self._library = library
-        self.pad_id = pad
+        if library.model.unk_token == UNKNOWN and library.token_to_id(PAD) is None:
+            raise PinxitError(f"The tokenizer has no {PAD}.")
+        self.pad_id: int | None = library.token_to_id(PAD)
+        """The id of an empty position, where there is one for all of them."""
 
     @classmethod
-    def from_files(cls, vocabulary: Path, merges: Path) -> CharTokenizer:
+    def over_characters(cls, vocabulary: Path, merges: Path) -> ForeignTokenizer:
         """Reads the vocabulary, JSON, and the merges, a pair a line."""
         try:
             char_bpe = tokenizers.CharBPETokenizer.from_file(
@@ -183,32 +185,8 @@ class CharTokenizer:
         char_bpe.add_special_tokens([PAD])
         return cls(_parse(char_bpe.to_str()))
 
-    def to_json(self) -> str:
-        """The text of tokenizer.json."""
-        text: str = self._library.to_str(pretty=True)
-        return text
-
-    @property
-    def vocab_size(self) -> int:
-        """How many ids there are, `[UNK]` and `[PAD]` among them."""
-        size: int = self._library.get_vocab_size()
-        return size
-
-    def encode_ids(self, text: str) -> list[int]:
-        """The BPE ids of a text, without padding."""
-        ids: list[int] = self._library.encode(_encodable(text)).ids
-        return ids
-
-
-class ByteTokenizer:
-    """GLIDE's: GPT-2's BPE over bytes, whose words begin with their space, lower-cased. It is read, never trained."""
-
-    def __init__(self, library: tokenizers.Tokenizer) -> None:
-        """Wraps a tokenizer of the library."""
-        self._library = library
-
     @classmethod
-    def from_files(cls, vocabulary: Path, merges: Path) -> ByteTokenizer:
+    def over_bytes(cls, vocabulary: Path, merges: Path) -> ForeignTokenizer:
         """Reads the vocabulary, JSON, and the merges, a pair a line after the first; either may be gzipped."""
         try:
             tokens = json.loads(_unzipped(vocabulary))
@@ -228,7 +206,7 @@ class ByteTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """How many ids there are."""
+        """How many ids there are, special ones among them."""
         size: int = self._library.get_vocab_size()
         return size
 
@@ -243,15 +221,12 @@ def _unzipped(file: Path) -> bytes:
     return gzip.decompress(content) if file.suffix == ".gz" else content
 
 
-def read_tokenizer(path: str | Path) -> Tokenizer | CharTokenizer | ByteTokenizer:
-    """Reads a tokenizer.json of any kind: that over characters has an unknown token, GLIDE's no ends of words."""
+def read_tokenizer(path: str | Path) -> Tokenizer | ForeignTokenizer:
+    """Reads a tokenizer.json of any kind: those of others have an unknown token, or no ends of words."""
     text = _text_of(path)
-    library = _parse(text)
-    if isinstance(library.model, models.BPE):
-        if library.model.unk_token == UNKNOWN:
-            return CharTokenizer(library)
-        if library.model.end_of_word_suffix is None:
-            return ByteTokenizer(library)
+    model = _parse(text).model
+    if isinstance(model, models.BPE) and (model.unk_token == UNKNOWN or model.end_of_word_suffix is None):
+        return ForeignTokenizer(_parse(text))
     return Tokenizer.from_json(text)
 
 
