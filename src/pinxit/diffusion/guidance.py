@@ -68,6 +68,8 @@ def by_gradient(denoise: Denoiser, score: Callable[[Tensor, Level], Tensor], sca
 
     def guided(x: Tensor, level: Level) -> Denoised:
         told = denoise(x, level)
+        if not level.alpha:  # nothing of the picture is there to judge
+            return told
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(score(leaf, level).sum(), leaf)

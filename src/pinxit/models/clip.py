@@ -87,19 +87,20 @@ class VisionTower(nn.Module):
         nn.init.normal_(self.projection.weight, std=std)
         _initialize(self.transformer)
 
-    def forward(self, pixels: Tensor, levels: Tensor | None = None) -> Tensor:
-        """Normalised pixels b 3 h w, and where it knows noise how much of it they have, int64 b -> b d."""
-        embedding: Tensor = self.projection(self.norm_after(self.transformer(self.embed(pixels, levels))[:, 0]))
+    def forward(self, pixels: Tensor, times: Tensor | None = None) -> Tensor:
+        """Normalised pixels b 3 h w, and where it knows noise their times b, of a thousand -> b d."""
+        embedding: Tensor = self.projection(self.norm_after(self.transformer(self.embed(pixels, times))[:, 0]))
         return embedding
 
-    def embed(self, pixels: Tensor, levels: Tensor | None = None) -> Tensor:
+    def embed(self, pixels: Tensor, times: Tensor | None = None) -> Tensor:
         """Normalised pixels b 3 h w -> what the blocks are given, the class token and then the patches, b 1+n d."""
         if pixels.shape[1:] != (3, self.size, self.size):
             raise ValueError(f"expected pixels b 3 {self.size} {self.size}, got {tuple(pixels.shape)}")
         x = self.patches(pixels).flatten(2).transpose(1, 2)  # b n d
         class_token = self.class_token.to(x.dtype)
         if class_token.ndim == 2:
-            class_token = class_token[pixels.new_zeros(len(x), dtype=torch.int64) if levels is None else levels]
+            times = x.new_zeros(len(x)) if times is None else times
+            class_token = class_token[(times * len(class_token) / 1_000).long().clamp(0, len(class_token) - 1)]
         class_token = class_token.view(-1, 1, x.shape[2]).expand(len(x), 1, -1)
         out: Tensor = self.norm_before(torch.cat([class_token, x], dim=1) + self.positions)
         return out
@@ -145,12 +146,12 @@ class CLIP(nn.Module):
         self.register_buffer("mean", 2 * torch.tensor(config.mean).view(3, 1, 1) - 1, persistent=False)
         self.register_buffer("std", 2 * torch.tensor(config.std).view(3, 1, 1), persistent=False)
 
-    def encode_image(self, pixels: Tensor, levels: Tensor | None = None) -> Tensor:
+    def encode_image(self, pixels: Tensor, times: Tensor | None = None) -> Tensor:
         """Pixels in [-1, 1], b 3 h w -> b d unit rows in float32.
 
-        One that knows noise is told its level, int64 b; clean pictures are what it is not told of.
+        One that knows noise is told their times b, of a thousand; without them they are clean.
         """
-        return F.normalize(self.vision((pixels - self.mean) / self.std, levels).float(), dim=-1)
+        return F.normalize(self.vision((pixels - self.mean) / self.std, times).float(), dim=-1)
 
     def encode_text(self, ids: Tensor) -> Tensor:
         """Ids b l, framed by start and end (`text.tokenizer.frame`) -> b d unit rows in float32."""

@@ -26,7 +26,7 @@ class TwoTowers(Protocol):
 
     logit_scale: nn.Parameter
 
-    def encode_image(self, pixels: Tensor, levels: Tensor | None = None) -> Tensor: ...
+    def encode_image(self, pixels: Tensor, times: Tensor | None = None) -> Tensor: ...
 
     def encode_text(self, ids: Tensor) -> Tensor: ...
 
@@ -68,11 +68,12 @@ class Contrastive(Objective):
 
     def _compare(self, batch: Batch, others: Callable[[Tensor], Tensor]) -> tuple[Tensor, Numbers]:
         """Loss and numbers of this batch's rows against what `others` makes of rows b ... -> m ..."""
-        pixels, levels = batch["pixels"], None
+        pixels, times = batch["pixels"], None
         if self.process:
-            levels = self.process.schedule.times(draw_shares(len(pixels), pixels.device))
-            pixels = self.process.noised(pixels, torch.randn_like(pixels), levels)
-        images = self.clip.encode_image(pixels, levels)  # b d
+            drawn = self.process.schedule.times(draw_shares(len(pixels), pixels.device))
+            pixels = self.process.noised(pixels, torch.randn_like(pixels), drawn)
+            times = self.process.schedule.told(drawn)
+        images = self.clip.encode_image(pixels, times)  # b d
         texts = self.clip.encode_text(batch["ids"])  # b d
         keys = torch.stack([batch["caption_key"], batch["picture_key"]], dim=1)  # b 2
         # A pair is positive when it shares the caption or the picture.

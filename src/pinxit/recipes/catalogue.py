@@ -21,7 +21,7 @@ from pinxit.recipes import (
     pixelcnn,
     taming,
 )
-from pinxit.recipes.clip import clip, clip_tiny, noised_clip, noised_clip_tiny
+from pinxit.recipes.clip import clip, clip_tiny
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Recipe, Stage
 
@@ -88,8 +88,8 @@ RECIPES: dict[str, Callable[[], Recipe | Pipeline | Stage]] = {
     "dalle1-transformer-tiny": dalle1.dalle1_transformer_tiny,
     "dalle1-model": dalle1.dalle1_model,
     "dalle1-model-tiny": dalle1.dalle1_model_tiny,
-    "noised-clip": noised_clip,
-    "noised-clip-tiny": noised_clip_tiny,
+    "noised-clip": glide.noised_clip,
+    "noised-clip-tiny": glide.noised_clip_tiny,
     "ddpm": ddpm.ddpm,
     "ddpm-tiny": ddpm.ddpm_tiny,
     "ddpm-base": ddpm.ddpm_base,

@@ -20,12 +20,11 @@ from pinxit.data.augment import crop_square
 from pinxit.data.images import to_tensor
 from pinxit.data.recolour import recolour
 from pinxit.data.sample import BadSample, Captions, Pairs, Sample, draw_caption
-from pinxit.diffusion.process import Process, ProcessConfig
-from pinxit.diffusion.schedules import DiscreteConfig
+from pinxit.diffusion.process import Process
 from pinxit.errors import PinxitError
 from pinxit.models.clip import CLIP, SIZES, CLIPConfig
 from pinxit.objectives.contrastive import Contrastive
-from pinxit.recipes.recipe import UNMEASURED, Context, DataConfig, Recipe, Run, held_batches, hold_back
+from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, held_batches, hold_back
 from pinxit.text.captions import clean, key
 from pinxit.text.tokenizer import Tokenizer, frame
 from pinxit.training.loop import TrainingConfig
@@ -120,11 +119,14 @@ def build(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
     config = asked.with_vocabulary(tokenizer.vocab_size)
     plain = Pair(tokenizer, config.vision.size, config.text.length, data.captions)
 
+    process = recipe.objective
+    noise = {"process": to_config(process)} if process else {}
+
     return Run(
-        objective=Contrastive(CLIP(config), Process(recipe.objective) if recipe.objective else None),
+        objective=Contrastive(CLIP(config), Process(process) if process else None),
         samples=training,
         transform=replace(plain, crop=data.crop, bpe_dropout=data.bpe_dropout, recolour=data.recolour),
-        config={"kind": "clip", "config": to_config(config), "template": data.template},
+        config={"kind": "clip", "config": to_config(config), "template": data.template, **noise},
         validation=held_batches(held, plain, VALIDATION_BATCH),
         tokenizer=tokenizer.to_json(),
         card=lambda metrics: card(config, context.source, recipe.licence, metrics),
@@ -178,28 +180,4 @@ def clip_tiny() -> Recipe:
         data=CLIPDataConfig(validation=64),
         optimizer=OptimizerConfig(lr=2e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2, warmup=20),
         training=TrainingConfig(steps=100, batch_size=64, ema_decay=0.99),
-    )
-
-
-def noised_clip() -> Recipe:
-    """The same for pictures at all levels of noise, so that its gradient can lead GLIDE."""
-    return _noised(clip(), "noised-clip", "CLIP for noisy pictures, whose gradient leads GLIDE.")
-
-
-def noised_clip_tiny() -> Recipe:
-    """The same in seconds."""
-    return _noised(clip_tiny(), "noised-clip-tiny", "The recipe noised-clip at 32 pixels, in seconds.")
-
-
-def _noised(recipe: Recipe, name: str, summary: str) -> Recipe:
-    process = ProcessConfig(DiscreteConfig("cosine"))
-    vision = replace(recipe.model.vision, levels=process.schedule.steps)  # type: ignore[union-attr]
-    return replace(
-        recipe,
-        name=name,
-        summary=summary,
-        hours=None,
-        expected=UNMEASURED,
-        model=replace(recipe.model, vision=vision),
-        objective=process,
     )

@@ -219,3 +219,26 @@ def glide_scenes() -> Pipeline:
 def glide_scenes_tiny() -> Pipeline:
     """The same at 32 pixels, in a minute."""
     return replace(glide_tiny(), name="glide-scenes-tiny", summary="The recipe glide-scenes at 32 pixels, in a minute.")
+
+
+def noised_clip() -> Recipe:
+    """The same for pictures at all levels of noise, so that its gradient can lead GLIDE."""
+    return _noised(clip(), "noised-clip", "CLIP for noisy pictures, whose gradient leads GLIDE.")
+
+
+def noised_clip_tiny() -> Recipe:
+    """The same in seconds."""
+    return _noised(clip_tiny(), "noised-clip-tiny", "The recipe noised-clip at 32 pixels, in seconds.")
+
+
+def _noised(recipe: Recipe, name: str, summary: str) -> Recipe:
+    vision = replace(recipe.model.vision, levels=100)
+    return replace(
+        recipe,
+        name=name,
+        summary=summary,
+        hours=None,
+        expected=UNMEASURED,
+        model=replace(recipe.model, vision=vision),
+        objective=BASE.process,
+    )

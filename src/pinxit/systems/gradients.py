@@ -65,12 +65,11 @@ class CLIPJudge:
     def __call__(self, prompts: Sequence[str]) -> Callable[[int, int], Score]:
         """Texts."""
         texts = self.clip.encode_text(list(prompts)).to(self.clip.device)
-        network, count = self.clip.clip, self.clip.clip.config.vision.levels or 1
+        network = self.clip.clip
 
         def of(start: int, end: int) -> Score:
             def score(x: Tensor, level: Level) -> Tensor:
-                place = min(count - 1, round(level.time * count / 1_000))
-                rows = network.encode_image(x, torch.full((len(x),), place, device=x.device))
+                rows = network.encode_image(x, x.new_full((len(x),), level.time))
                 fits: Tensor = network.logit_scale.exp() * (rows * texts[start:end]).sum(1)
                 return fits
 
@@ -91,5 +90,8 @@ def read_judge(folder: Path, process: ProcessConfig, condition: Condition, devic
         load_network(folder / CLASSIFIER, CLASSIFIER, network)
         return ClassifierJudge(network, condition, device)
     if (folder / CLIP).exists():
+        said = read_config(folder / CLIP).get("process")
+        if said is None or from_config(ProcessConfig, said).schedule != process.schedule:
+            raise PinxitError(f"The noise that {folder / CLIP} has learnt is not that of the base.")
         return CLIPJudge(CLIPSystem.from_checkpoint(folder / CLIP, device))
     return None
