@@ -10,13 +10,10 @@ from dataclasses import replace
 
 from pinxit.checkpoints.files import to_config
 from pinxit.data.sample import Pairs
-from pinxit.diffusion.process import ProcessConfig
-from pinxit.diffusion.schedules import DiscreteConfig
-from pinxit.models.denoiser import DenoiserConfig
 from pinxit.models.noised_classifier import NoisedClassifier, NoisedClassifierConfig, half_of
-from pinxit.models.unet import UNetConfig
 from pinxit.objectives.denoising import DenoisingConfig
 from pinxit.objectives.noised_classification import NoisedClassification
+from pinxit.recipes import glide
 from pinxit.recipes.codecs import Pixels
 from pinxit.recipes.conditions import Labels
 from pinxit.recipes.ddpm import tiny
@@ -32,14 +29,9 @@ from pinxit.recipes.model import ModelStage
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import UNMEASURED, Context, Recipe, Run, held_batches, hold_back
 from pinxit.training.loop import TrainingConfig
-from pinxit.training.optimizers import OptimizerConfig
 
-BASE = DenoiserConfig(
-    UNetConfig(size=64, channels=96, multipliers=(1, 2), blocks=2, attention=(8,), patch=4),
-    ProcessConfig(DiscreteConfig("cosine"), target="x0"),
-    classes=2,
-)
-"""Squares of 4x4 pixels are folded into channels, so that all work is done at 16x16 and below."""
+BASE = replace(glide.BASE, text=None, classes=2, unet=replace(glide.BASE.unet, tokens=None))
+"""GLIDE's base, told a class."""
 
 
 def adm_base() -> Recipe:
@@ -53,8 +45,8 @@ def adm_base() -> Recipe:
         model=BASE,
         objective=DenoisingConfig(weighting="velocity"),
         data=LabelDrawingDataConfig(),
-        optimizer=OptimizerConfig(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, warmup=200, floor=0.02),
-        training=TrainingConfig(steps=10_000, batch_size=64, ema_decay=0.999, channels_last=True),
+        optimizer=glide.LEARNING,
+        training=TrainingConfig(steps=3_000, batch_size=64, ema_decay=0.999, channels_last=True),
         learns_from=open_pictures,
         build=build_denoiser,
         takes=("start",),
@@ -73,11 +65,11 @@ def adm_classifier() -> Recipe:
         base,
         name="adm-classifier",
         summary="The classifier of noisy pictures that leads ADM.",
-        model=NoisedClassifierConfig(half_of(replace(BASE.unet, channels=64, blocks=2)), BASE.process, classes=2),
+        model=NoisedClassifierConfig(half_of(BASE.unet), BASE.process, classes=2),
         objective=None,
         data=LabelDrawingDataConfig(label_dropout=0.0),
-        optimizer=replace(base.optimizer, lr=6e-4, weight_decay=0.05),
-        training=replace(base.training, steps=2_000),
+        optimizer=replace(base.optimizer, lr=1e-3, weight_decay=0.05),
+        training=replace(base.training, steps=1_000),
         build=build_classifier,
         takes=(),
     )

@@ -46,8 +46,6 @@ DEFAULTS: Settings = {
 }
 """What is in force where a checkpoint and the person say nothing."""
 
-UPSAMPLE_STEPS = 27
-
 LOW_LEVEL = 0.1
 """How noisy an upsampler that has learnt from noisy pictures is shown those of the base: what it has drawn hides its
 faults in as much."""
@@ -188,7 +186,7 @@ class DiffusionSystem(System):
             progress=told(0),
         )
         if upsampler:
-            how = Drawing("ddim", settings["upsample_steps"] or "fast27", temperature=0.997)
+            how = Drawing("ddim", settings["upsample_steps"] or upsampler.few_steps, temperature=0.997)
             pixels = upsampler.draw(
                 self._shown(self._enlarging(words, pixels, seeds), upsampler, shown, len(prompts)),
                 seeds,

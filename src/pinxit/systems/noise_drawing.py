@@ -119,6 +119,11 @@ class NoiseDrawer:
         """Pixels a side that it has learnt to draw."""
         return self.config.unet.size
 
+    @property
+    def few_steps(self) -> int | str:
+        """As many as are enough to enlarge: GLIDE's 27, as it spaces them where levels are counted."""
+        return FAST if isinstance(self.process.schedule, Discrete) else sum(FAST27)
+
     def levels(self, steps: int | str) -> list[Level]:
         """The levels of drawing in so many steps."""
         schedule = self.process.schedule

@@ -92,27 +92,31 @@ class Muon(torch.optim.Muon):
     """torch's, for kernels of convolutions as well: matrices with a row for each output (Jordan et al. 2024)."""
 
     def __init__(self, values: Sequence[nn.Parameter], **options: Any) -> None:
-        self._kernels = [(value, nn.Parameter(_matrix(value, value.detach()))) for value in values if value.ndim == 4]
-        as_matrix = {id(kernel): matrix for kernel, matrix in self._kernels}
-        super().__init__([as_matrix.get(id(value), value) for value in values], **options)
+        super().__init__([nn.Parameter(_matrix(value, value.detach())) for value in values], **options)
+        self.param_groups[0]["params"] = list(values)
 
     def step(self, closure: Any = None) -> Any:
-        """The matrices are the kernels' own memory, wherever that is by now."""
-        for kernel, matrix in self._kernels:
-            matrix.data = _matrix(kernel, kernel.detach())
-            matrix.grad = None if kernel.grad is None else _matrix(kernel, kernel.grad)
-        return super().step(closure)  # type: ignore[no-untyped-call]
+        """In the steps of the base class, each kernel is a matrix over its own memory."""
+        group, values = self.param_groups[0], self.param_groups[0]["params"]
+        group["params"] = [self._as_matrix(value) for value in values]
+        told = super().step(closure)  # type: ignore[no-untyped-call]
+        for value, matrix in zip(values, group["params"], strict=True):
+            if matrix in self.state:
+                self.state[value] = self.state.pop(matrix)
+        group["params"] = values
+        return told
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """The kernels' gradients too."""
-        super().zero_grad(set_to_none)
-        for kernel, _ in self._kernels:
-            kernel.grad = None
+    def _as_matrix(self, value: nn.Parameter) -> nn.Parameter:
+        matrix = nn.Parameter(_matrix(value, value.detach()))
+        matrix.grad = None if value.grad is None else _matrix(value, value.grad)
+        if value in self.state:
+            self.state[matrix] = self.state.pop(value)
+        return matrix
 
 
 def _matrix(kernel: Tensor, value: Tensor) -> Tensor:
     """A kernel, or its gradient, as a matrix, in the order in which the kernel lies in memory: its own is no copy."""
-    return (value if kernel.is_contiguous() else value.permute(0, 2, 3, 1)).flatten(1)
+    return (value if kernel.ndim == 2 or kernel.is_contiguous() else value.permute(0, 2, 3, 1)).flatten(1)
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:

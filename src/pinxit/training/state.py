@@ -20,6 +20,7 @@ from pinxit.checkpoints.files import read_config, read_tensors, replace_folder, 
 from pinxit.errors import PinxitError
 from pinxit.objectives.objective import Objective
 from pinxit.training.averaging import Average
+from pinxit.training.optimizers import Muon
 
 KEEP = 2
 STEP = re.compile(r"step-(\d{7,})")
@@ -88,7 +89,7 @@ class State:
 
 SLOTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
-    torch.optim.Muon: ("momentum_buffer",),
+    Muon: ("momentum_buffer",),
 }
 """What each kind of optimizer remembers of a parameter."""
 
