@@ -38,18 +38,6 @@ IMPROVED = DenoiserConfig(
     replace(UNET, scale_shift=True, outputs=6), ProcessConfig(DiscreteConfig("cosine"), learned_variance=True)
 )
 
-PUBLISHED = {
-    "ddpm-cifar10": DenoiserConfig(
-        UNetConfig(32, 128, (1, 2, 2, 2), 2, (16,), heads=1, scale_shift=False, resample="conv", dropout=0.1),
-        ProcessConfig(DiscreteConfig("linear")),
-    ),
-    "improved-cifar10": DenoiserConfig(
-        UNetConfig(32, 128, (1, 2, 2, 2), 3, (16, 8), heads=4, outputs=6, resample="conv", dropout=0.3),
-        ProcessConfig(DiscreteConfig("cosine", 4_000), learned_variance=True),
-    ),
-}
-"""Ho et al. 2020, appendix B; Nichol and Dhariwal 2021, appendix A."""
-
 
 def ddpm_base() -> Recipe:
     """The one network."""

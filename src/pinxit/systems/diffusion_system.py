@@ -30,7 +30,7 @@ from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.conditions import Condition, LabelCondition, NoCondition, TextCondition, read_word_condition
 from pinxit.systems.gradients import Judge, read_judge
 from pinxit.systems.masking import edited, masked
-from pinxit.systems.noise_drawing import Drawing, NoiseDrawer, mixed
+from pinxit.systems.noise_drawing import Drawing, NoiseDrawer, noise_of
 from pinxit.systems.picture import Picture
 from pinxit.systems.reranking import best, check_wish
 from pinxit.systems.system import KINDS, Settings, System, read_defaults
@@ -214,10 +214,8 @@ class DiffusionSystem(System):
         asked = Asked(labels=words.labels if config.classes else None, ids=words.ids if config.text else None, low=low)
         if not config.low_noise:
             return asked
-        generators = [torch.Generator().manual_seed(mixed(seed, 2)) for seed in seeds]
-        noise = torch.stack([torch.randn(low.shape[1:], generator=generator) for generator in generators])
         levels = torch.full((len(low),), LOW_LEVEL)
-        return replace(asked, low=roughened(low, noise, levels), low_level=levels)
+        return replace(asked, low=roughened(low, noise_of(seeds, 2, low.device)(low), levels), low_level=levels)
 
     def _shown(
         self, asked: Asked, drawer: NoiseDrawer, shown: tuple[Image.Image, Image.Image] | None, count: int

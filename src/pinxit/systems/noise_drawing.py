@@ -157,6 +157,7 @@ class NoiseDrawer:
             raise unknown("sampler", how.sampler, SAMPLERS)
         batch = max(1, BATCH * 64**2 // self.size**2)
         levels = self.levels(how.steps)
+        count = len(levels) - 1  # RePaint takes more, and stands still at the end
         drawn: list[Tensor] = []
         for start in range(0, len(seeds), batch):
             own = seeds[start : start + batch]
@@ -165,11 +166,10 @@ class NoiseDrawer:
             denoise = self._denoiser(rows, away, how)
             if score is not None:
                 denoise = guidance.by_gradient(denoise, score(start, end), how.gradient)
-            steps = list(levels[1:])
             for done, step in enumerate(self._walk(denoise, noise_of(own, stream, self.device), levels, how, rows)):
                 x = step.x
                 if progress:
-                    progress(start * len(steps) + min(done + 1, len(steps)) * len(own), len(seeds) * len(steps))
+                    progress(start * count + min(done + 1, count) * len(own), len(seeds) * count)
             drawn.append(x.float().clamp(-1, 1).cpu())
         return torch.cat(drawn)
 
