@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pinxit.checkpoints import (
     catalogue,
+    from_clip,
     from_compvis,
     from_diffusers,
     from_guided,
@@ -34,6 +35,7 @@ from pinxit.checkpoints.files import (
 )
 from pinxit.checkpoints.pickles import read_tensors
 from pinxit.errors import PinxitError
+from pinxit.models.clip import CLIP
 from pinxit.models.denoiser import Denoiser
 from pinxit.models.dvae import DVAE
 from pinxit.models.noised_classifier import NoisedClassifier
@@ -51,6 +53,7 @@ NETWORKS: dict[str, Any] = {
     "token_transformer": TokenTransformer,
     "denoiser": Denoiser,
     "noised_classifier": NoisedClassifier,
+    "clip": CLIP,
 }
 """What can come out: kind -> network."""
 
@@ -61,8 +64,10 @@ LAYOUTS = (
     "folders of diffusers' AutoencoderKL and VQModel, also inside a pipeline's",
     "transformers of taming-transformers with their VQGAN (beside the yaml that they came with)",
     "minDALL-E (its folder, unpacked)",
-    "guided-diffusion and GLIDE: a base, or a folder of it with its upsampler and its classifier (GLIDE's beside its "
-    "encoder.json and vocab.bpe)",
+    "guided-diffusion and GLIDE: a base, or a folder of it with its upsampler and its classifier or noised CLIP "
+    "(GLIDE's beside its encoder.json and vocab.bpe)",
+    "CLIPs with vision transformers: folders of transformers' CLIPModel, weights of open_clip and OpenAI (beside "
+    "open_clip_config.json where there is one)",
     "LPIPS with its VGG16 (of the package lpips, or inside a VQGAN: --part lpips)",
 )
 
@@ -70,7 +75,7 @@ PARTS = ("codec", "lpips")
 """What can be taken out of more: a system's codec, and the perceptual distance inside a VQGAN's checkpoint."""
 
 HUB_FILES = (
-    ["*.json", "*.yaml", "tokenizer/*.txt", "vae/*.safetensors", "vqvae/*.safetensors"],
+    ["*.json", "*.yaml", "merges.txt", "tokenizer/*.txt", "vae/*.safetensors", "vqvae/*.safetensors"],
     ["*.safetensors"],
     [f"*{suffix}" for suffix in PICKLES],
 )
@@ -94,7 +99,8 @@ class Network(NamedTuple):
     kind: str
     config: Any
     state: Mapping[str, Tensor]
-    labels: Sequence[str] = ()
+    beside: Mapping[str, Any] = {}
+    """What config.json says besides."""
     tokenizer: str | None = None
 
     @property
@@ -150,8 +156,7 @@ def _write(folder: Path, network: Network, said: Mapping[str, Any]) -> None:
     """A network's checkpoint into a folder that `replace_folder` gave, or into one inside it."""
     folder.mkdir(exist_ok=True)
     config = {} if network.config is None else to_config(network.config)
-    labels = {"labels": list(network.labels)} if network.labels else {}
-    write_config(folder, {"kind": network.kind, "config": config, **labels, **said})
+    write_config(folder, {"kind": network.kind, "config": config, **network.beside, **said})
     write_tensors(folder, network.file, network.state)
     if network.tokenizer is not None:
         (folder / "tokenizer.json").write_text(network.tokenizer, encoding="utf-8")
@@ -193,6 +198,8 @@ def _recognise(path: Path, part: str | None, size: int | None) -> Found:
             if (described := _diffusers(folder)) is not None:
                 found = from_diffusers.codec(described, read_state(_weights_in(folder)))
                 return Found("diffusers", {"": _codec(found, size)})
+        if not part and (described := from_clip.described(path)) is not None:
+            return _clip("transformers", from_clip.transformers(described, read_state(_weights_in(path)), path))
         halves = [path / "encoder.pkl", path / "decoder.pkl"]
         if all(half.is_file() for half in halves):
             encoder, decoder = (read_state(half) for half in halves)
@@ -207,6 +214,8 @@ def _recognise(path: Path, part: str | None, size: int | None) -> Found:
     state = read_state(file)
     if not part and (guided := _guided([(file, state)])):
         return guided
+    if not part and from_clip.is_openai(state):
+        return _clip("open_clip", from_clip.openai(state, file.parent))
     if part != "lpips" and (held := from_compvis.codec_state(state)):
         codec = _codec(from_compvis.codec(held, from_compvis.scale_of(state)), size)
         return (
@@ -240,7 +249,7 @@ def _taming(file: Path, state: Mapping[str, Tensor], codec: Network) -> Found:
             f"The transformer of {file} draws pictures of {trained['resolution']} pixels alone. Give that --size."
         )
     config, weights, labels = from_taming.taming(state, described, codec.config.codes, codec.config.pyramid.grid)
-    transformer = Network("token_transformer", config, weights, labels)
+    transformer = Network("token_transformer", config, weights, {"labels": list(labels)} if labels else {})
     return Found("compvis", {"codec": codec, "transformer": transformer}, from_taming.TAMING_DEFAULTS)
 
 
@@ -257,7 +266,12 @@ def _mindalle(folder: Path, codec: Network) -> Found:
 def _guided(files: Iterable[tuple[Path, Mapping[str, Tensor]]]) -> Found | None:
     """guided-diffusion's or GLIDE's networks, each known by what it is; None where there is another."""
     networks: dict[str, Network] = {}
+    clip: dict[str, Mapping[str, Tensor]] = {}
     for file, state in files:
+        folder = file.parent
+        if half := from_clip.is_noised(state):
+            clip[half] = state
+            continue
         own = file.with_suffix(".yaml")
         flags = _read_yaml(own) if own.is_file() else None
         if from_guided.is_denoiser(state):
@@ -270,8 +284,10 @@ def _guided(files: Iterable[tuple[Path, Mapping[str, Tensor]]]) -> Found | None:
         else:
             return None
         if name in networks:
-            raise PinxitError(f"{file.parent} holds more than one {name}. Give a folder of those that belong together.")
+            raise PinxitError(f"{folder} holds more than one {name}. Give a folder of those that belong together.")
         networks[name] = network
+    if clip:
+        networks["noised_clip"] = _noised_clip(clip, folder)
     if not networks:
         return None
     if "base" not in networks:
@@ -279,6 +295,22 @@ def _guided(files: Iterable[tuple[Path, Mapping[str, Tensor]]]) -> Found | None:
     base = networks["base"].config
     kind = "glide" if base.text else "adm" if base.classes else "ddpm"
     return Found("guided-diffusion", networks, from_guided.DEFAULTS[kind], kind)
+
+
+def _noised_clip(halves: Mapping[str, Mapping[str, Tensor]], folder: Path) -> Network:
+    """GLIDE's CLIP, out of its halves."""
+    if len(halves) < 2:
+        raise PinxitError(
+            f"{folder} holds one half of GLIDE's CLIP, that for {' '.join(halves)}. Put the other one beside it."
+        )
+    found = from_clip.noised(halves["vision"], halves["text"], folder)
+    beside = {"process": to_config(from_guided.CLIP_NOISE)}
+    return Network("clip", found.config, found.state, beside, found.tokenizer.to_json())
+
+
+def _clip(layout: str, found: from_clip.Found) -> Found:
+    """A CLIP by itself."""
+    return Found(layout, {"": Network("clip", found.config, found.state, tokenizer=found.tokenizer.to_json())})
 
 
 def _glide_tokenizer(folder: Path) -> ForeignTokenizer:

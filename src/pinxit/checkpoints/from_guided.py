@@ -81,6 +81,9 @@ BETAS: dict[str, Literal["linear", "cosine"]] = {
     "squaredcos_cap_v2": "cosine",
 }
 
+CLIP_NOISE = ProcessConfig(DiscreteConfig("cosine"), learned_variance=True)
+"""By which GLIDE's CLIP has learnt of noisy pictures: that of GLIDE's base."""
+
 BLOCK = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",

@@ -210,6 +210,11 @@ SIZES: Mapping[str, CLIPConfig] = {
     "vit-b16": _published(224, 16, (768, 12), 512, 512),
     "vit-l14": _published(224, 14, (1024, 24), 768, 768),
     "vit-l14-336": _published(336, 14, (1024, 24), 768, 768),
+    "glide-noised": replace(
+        _published(64, 4, (768, 12), 512, 512),
+        vision=VisionConfig(64, 4, 768, 12, heads=12, levels=1_000),
+        activation="gelu",
+    ),
     "base-64": _small(64, vision=(192, 6), text=(128, 4), width=128, length=64),  # 3.8 M parameters
     "small-64": _small(64, vision=(128, 6), text=(96, 3), width=96, length=64),  # 1.8 M
     "tiny-32": _small(32, vision=(64, 2), text=(64, 2), width=32, length=32),  # 0.4 M

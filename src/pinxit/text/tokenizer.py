@@ -14,6 +14,7 @@ import gzip
 import itertools
 import json
 import random
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -38,6 +39,8 @@ _LAST = {symbol: chr(0xF0000 + i) for i, symbol in enumerate(_BYTES)}
 _UNLAST = str.maketrans({mark: symbol + WORD_END for symbol, mark in _LAST.items()})
 _BASE = [*_BYTES, *(symbol + WORD_END for symbol in _BYTES)]
 SMALLEST_VOCABULARY = len(_BASE) + 2
+MOST_MERGES = 49_152 - 256 - 2
+"""Of published CLIPs, whose file holds more."""
 
 
 class Tokenizer:
@@ -87,6 +90,18 @@ class Tokenizer:
             merges.append(pair)
             vocabulary["".join(pair)] = None  # two merges may spell one token
         return cls(_assemble(merges, vocabulary))
+
+    @classmethod
+    def over_merges(cls, merges: Path) -> Tokenizer:
+        """Reads the merges of a CLIP, a pair a line after the first, which may be gzipped; ids follow from them."""
+        try:
+            lines = _unzipped(merges).decode("utf-8").split("\n")[1:]
+        except (OSError, EOFError, ValueError, zlib.error) as fault:
+            raise PinxitError(f"{merges} cannot be read: {fault}.") from fault
+        pairs = [(left, right) for left, _, right in (line.partition(" ") for line in lines) if right][:MOST_MERGES]
+        spelt = list(_byte_alphabet())
+        base = [*spelt, *(symbol + WORD_END for symbol in spelt)]
+        return cls(_assemble(pairs, [*base, *("".join(pair) for pair in pairs)]))
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:

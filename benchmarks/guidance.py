@@ -1,0 +1,210 @@
+"""Following, likeness to real pictures and variety of what models draw on scenes as guidance rises: a table, a plot.
+
+    python benchmarks/guidance.py runs/glide runs/dalle1-scenes --clip runs/dalle1-scenes/clip --out runs/guidance
+    python benchmarks/guidance.py runs/adm runs/gan --option gradient_guidance --scales 0 1 2 4 8 \
+        --clip runs/dalle1-scenes/clip --out runs/guidance-adm
+
+Prompts are captions (of a model for classes: classes) that at least two scenes of the source have. A model draws
+twice for each, and is held against the two scenes. Following is as `pinxit evaluate` has it. The distance of features
+is Fréchet's, by CLIP, over all pictures. Variety is one minus the cosine of the features of the two pictures of a
+prompt, as a share of that of its two scenes. A model without the option is one point. Repeating goes on where it
+stopped. Writes results.json, plot.png and samples.png into OUT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import matplotlib as mpl
+import torch
+from equal_minutes import kept, sheet
+from matplotlib import pyplot
+from PIL import Image
+from torch import Tensor
+
+import pinxit
+from pinxit.data.pairs import open_pairs
+from pinxit.data.sample import Pairs
+from pinxit.data.scene_world import Ask, Thing
+from pinxit.evaluation.best_of import APART, AT_ONCE, Painter
+from pinxit.evaluation.distances import frechet
+from pinxit.evaluation.following import following
+from pinxit.systems.clip import CLIPSystem, load_clip
+from pinxit.systems.system import Settings
+
+Prompt = tuple[str, Ask, tuple[int, int]]
+"""What is asked for, and two scenes of the source that show it."""
+
+mpl.use("agg")
+
+
+def prompts_of(pairs: Pairs, count: int, *, classes: bool) -> list[Prompt]:
+    """At most `count` of each category, spread over all that two scenes have in common."""
+    waiting: dict[str, int] = {}
+    found: dict[str, list[Prompt]] = defaultdict(list)
+    for index in range(len(pairs)):
+        meta = pairs.meta_at(index)
+        if classes and meta["class"] == "several":
+            continue
+        text = meta["class"] if classes else pairs.captions_at(index)["short"][0]
+        if (other := waiting.pop(text, None)) is None:
+            waiting[text] = index
+            continue
+        colour, _, shape = meta["class"].partition(" ")
+        ask = Ask("colors", (Thing(shape, colour),)) if classes else Ask.from_json(meta["ask"])
+        found[ask.category].append((text, ask, (other, index)))
+    return [
+        some[i * len(some) // least]
+        for some in found.values()
+        for least in [min(count, len(some))]
+        for i in range(least)
+    ]
+
+
+def variety(features: Tensor) -> float:
+    """Mean distance of neighbouring rows, 2p d: 0 where both are alike."""
+    return float(1 - (features[::2] * features[1::2]).sum(1).mean())
+
+
+def measure(folder: Path, settings: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
+    """What one model draws by one setting."""
+    system, clip = opened(folder), load_clip(given.clip, "cpu")
+    pairs = open_pairs(given.data, size=64)
+    prompts = prompts_of(pairs, given.n, classes=not system.reads_texts)
+    texts = [text for text, *_ in prompts for _ in range(2)]
+    asks = [ask for _, ask, _ in prompts for _ in range(2)]
+    seeds = [APART * j + i for j in range(len(prompts)) for i in range(2)]
+    resolved = system.resolve(1, 0, cast("Settings", settings))
+    pictures: list[Image.Image] = []
+    start = time.monotonic()
+    for first in range(0, len(texts), AT_ONCE):
+        part = slice(first, first + AT_ONCE)
+        pictures += system.paint(texts[part], seeds[part], resolved)
+    seconds = time.monotonic() - start
+    real = [pairs[index].image for *_, two in prompts for index in two]
+    drawn, shown = features_of(clip, pictures), features_of(clip, real)
+    judged = following(pictures, asks)
+    return {
+        "pictures": len(pictures),
+        "pictures_per_second": len(pictures) / seconds,
+        "following": judged.overall,
+        "categories": {name: judged.share(name) for name in judged.judged},
+        "distance": frechet(drawn, shown),
+        "distance_of_real_halves": frechet(shown[::2], shown[1::2]),
+        "variety": variety(drawn) / variety(shown),
+        "resolved": dict(resolved),
+    }
+
+
+def features_of(clip: CLIPSystem, pictures: list[Image.Image]) -> Tensor:
+    """Unit rows."""
+    return torch.cat([clip.encode_image(pictures[i : i + 256]) for i in range(0, len(pictures), 256)])
+
+
+def opened(folder: Path) -> Painter:
+    """What draws, as fast as it can."""
+    system = pinxit.load(folder, "cpu")
+    assert isinstance(system, Painter)
+    system.quicken(bf16=True)
+    return system
+
+
+def settings_of(folder: Path, given: argparse.Namespace) -> list[dict[str, Any]]:
+    """One for each scale, where the model knows the option."""
+    fixed = {"steps": given.steps} if given.steps and "steps" in opened(folder).defaults else {}
+    if given.option not in opened(folder).defaults:
+        return [fixed]
+    return [{**fixed, given.option: scale} for scale in given.scales]
+
+
+def plot(results: dict[str, list[dict[str, Any]]], option: str, path: Path) -> None:
+    """Distance and variety over following; each point with its scale."""
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for axis, measured, label in zip(
+        axes,
+        ("distance", "variety"),
+        ("distance of features (lower is better)", "variety, of real scenes'"),
+        strict=True,
+    ):
+        for name, rows in results.items():
+            x, y = ([row[one] for row in rows] for one in ("following", measured))
+            axis.plot(x, y, marker="o", label=name)
+            for row, *point in zip(rows, x, y, strict=True):
+                if option in row["resolved"]:
+                    told = f"{row['resolved'][option]:g}"
+                    axis.annotate(told, point, textcoords="offset points", xytext=(4, 4), fontsize=8)
+        axis.set_xlabel("share of pictures that show what was asked")
+        axis.set_ylabel(label)
+        axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, 0))
+        axis.grid(alpha=0.3)
+    axes[1].yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, 0))
+    axes[0].legend(title=option.replace("_", " "))
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+def samples(
+    results: dict[str, list[dict[str, Any]]], folders: dict[str, Path], given: argparse.Namespace
+) -> Image.Image:
+    """The same prompts and seeds by each model, at its least, middle and greatest scale."""
+    rows: list[tuple[str, list[Image.Image]]] = []
+    heads: list[str] = []
+    for name, folder in folders.items():
+        system = opened(folder)
+        prompts = prompts_of(open_pairs(given.data, size=64), 2, classes=not system.reads_texts)[: given.columns]
+        heads = heads or [text for text, *_ in prompts]
+        told = results[name]
+        for row in dict.fromkeys((0, len(told) // 2, len(told) - 1)):
+            resolved = told[row]["resolved"]
+            drawn = system.paint([text for text, *_ in prompts], range(len(prompts)), resolved)
+            scale = f" {resolved[given.option]:g}" if given.option in resolved else ""
+            rows.append((f"{name}{scale}", drawn))
+    return sheet(rows, heads, 96)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=Path, help="folders of models, or of runs that made one")
+    parser.add_argument("--option", default="guidance", choices=("guidance", "gradient_guidance"))
+    parser.add_argument("--scales", nargs="+", type=float, default=(1.0, 2.0, 3.0, 5.0, 8.0))
+    parser.add_argument("--steps", type=int, help="of sampling; each model's own otherwise")
+    parser.add_argument("--data", default="scenes:20000:held-in", help="where prompts and real pictures come from")
+    parser.add_argument("--n", type=int, default=40, help="prompts of each category at most")
+    parser.add_argument("--columns", type=int, default=10, help="of samples.png")
+    parser.add_argument("--clip", type=Path, required=True, help="what sees features")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+
+    folders = {folder.name: folder for folder in given.models}
+    results: dict[str, list[dict[str, Any]]] = {}
+    for name, folder in folders.items():
+        results[name] = []
+        for settings in settings_of(folder, given):
+            asked = {"settings": settings, "data": given.data, "n": given.n}
+            told = "-".join([name, *(f"{value:g}" for value in settings.values())])
+            (given.out / told).mkdir(parents=True, exist_ok=True)
+            results[name].append(kept(given.out / told, asked, partial(measure, folder, settings, given)))
+    (given.out / "results.json").write_text(json.dumps(results, indent=2))
+    plot(results, given.option, given.out / "plot.png")
+    samples(results, folders, given).save(given.out / "samples.png")
+    print(f"| model | {given.option} | followed | distance of features | variety | pictures/s |")
+    print("|---|---|---|---|---|---|")
+    for name, rows in results.items():
+        for row in rows:
+            scale = row["resolved"].get(given.option, "")
+            print(
+                f"| {name} | {scale} | {row['following']:.1%} | {row['distance']:.3f} | {row['variety']:.0%} | "
+                f"{row['pictures_per_second']:.1f} |"
+            )
+    halves = next(iter(results.values()))[0]["distance_of_real_halves"]
+    print(f"The two halves of the real scenes lie {halves:.3f} apart.")
+
+
+if __name__ == "__main__":
+    main()
