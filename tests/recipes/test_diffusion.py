@@ -18,19 +18,19 @@ from pinxit.recipes.denoisers import Example
 from pinxit.recipes.overrides import override
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Context, Recipe
-from pinxit.systems.system import System
+from pinxit.systems.system import Settings, System
 
 SOURCE = "scenes:80"
 
 
-def run(name: str, folder: Path, *more: str, **parts: str) -> System:
+def run(name: str, folder: Path, *more: str, source: str = SOURCE, **parts: str) -> System:
     """Every stage of a pipeline, for a few steps, twice: the second time nothing is left to do."""
     pipeline = find(name)
     assert isinstance(pipeline, Pipeline)
     stages = [stage for stage, what in pipeline.stages.items() if isinstance(what, Recipe)]
     settings = [f"{stage}.training.{key}" for stage in stages for key in ("steps=3", "batch_size=8")]
     settings += [f"{stage}.data.validation=6" for stage in stages]
-    pipeline, context = override(pipeline, [*settings, *more]), Context(SOURCE, folder, parts=parts)
+    pipeline, context = override(pipeline, [*settings, *more]), Context(source, folder, parts=parts)
     pipeline.run(context)
     assert pipeline.done(context)
     return pinxit.load(folder, "cpu")
@@ -56,6 +56,15 @@ def test_classes_and_their_classifier(tmp_path: Path) -> None:
     assert made.image.size == (32, 32)
     with pytest.raises(PinxitError, match="There is no class 'a purple horse'"):
         system.generate("a purple horse", 1, steps=3)
+
+
+@pytest.mark.parametrize("name", ["adm", "gan"])
+def test_scenes_of_one_thing(name: str, tmp_path: Path) -> None:
+    system = run(f"{name}-scenes-tiny", tmp_path, source="scenes:1000")
+    few: Settings = {"steps": 3} if name == "adm" else {}
+    assert system.generate("red circle", 1, **few)[0].image.size == (32, 32)
+    with pytest.raises(PinxitError, match="There is no class 'several'"):
+        system.generate("several", 1, **few)
 
 
 def test_texts_a_cascade_and_clip(tmp_path: Path) -> None:

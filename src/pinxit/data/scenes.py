@@ -82,12 +82,10 @@ class Scenes:
 
     def meta_at(self, i: int) -> dict[str, Any]:
         """The truth of picture `i` as JSON can hold it, without drawing it."""
-        return self._made(i)[0].to_json()
+        return make_scene(self._checked(i), seed=self.seed, split=self.split).to_json()
 
     def _made(self, i: int) -> tuple[Scene, Captions]:
-        if not 0 <= i < self._n:
-            raise IndexError(f"picture {i} of {self._n} scenes")
-        rng = _stream(self.seed, self.split, i)
+        rng = _stream(self.seed, self.split, self._checked(i))
         scene = _compose(rng, self.split)
         captions: Captions = {
             "alt": (alt_caption(scene, rng),),
@@ -95,6 +93,11 @@ class Scenes:
             "long": (long_caption(scene, rng),),
         }
         return scene, captions
+
+    def _checked(self, i: int) -> int:
+        if not 0 <= i < self._n:
+            raise IndexError(f"picture {i} of {self._n} scenes")
+        return i
 
 
 def make_scene(i: int, *, seed: int = 0, split: str = "train") -> Scene:

@@ -127,3 +127,40 @@ def adm_tiny() -> Pipeline:
         hardware="1 core",
         stages={**adm().stages, "base": adm_base_tiny(), "noised_classifier": adm_classifier_tiny()},
     )
+
+
+ALONE = {"label": "class", "exclude": {"class": ("several",)}}
+"""Of drawn scenes: those of one thing, whose class is its colour and shape."""
+
+
+def adm_scenes() -> Pipeline:
+    """On drawn scenes of one thing, whose truth is known."""
+    base, classifier = adm_base(), adm_classifier()
+    return replace(
+        adm(),
+        name="adm-scenes",
+        summary="ADM on drawn scenes of one thing, to be judged by whether it draws that.",
+        stages={
+            **adm().stages,
+            "base": replace(
+                base, data=replace(base.data, **ALONE), training=replace(base.training, steps=1_500, validate_every=250)
+            ),
+            "noised_classifier": replace(
+                classifier,
+                data=replace(classifier.data, **ALONE),
+                training=replace(classifier.training, steps=500, validate_every=100),
+            ),
+        },
+    )
+
+
+def adm_scenes_tiny() -> Pipeline:
+    """The same at 32 pixels, in a minute."""
+    whole = adm_tiny()
+    stages = {
+        name: replace(stage, data=replace(stage.data, **ALONE)) if isinstance(stage, Recipe) else stage
+        for name, stage in whole.stages.items()
+    }
+    return replace(
+        whole, name="adm-scenes-tiny", summary="The recipe adm-scenes at 32 pixels, in a minute.", stages=stages
+    )

@@ -17,6 +17,7 @@ from pinxit.data.sample import Pairs
 from pinxit.models import gan as networks
 from pinxit.models.gan import Critic, GANConfig, Generator
 from pinxit.objectives.adversarial_generation import AdversarialGeneration, GANObjectiveConfig
+from pinxit.recipes.adm import ALONE
 from pinxit.recipes.clip import clip, clip_tiny
 from pinxit.recipes.codecs import Pixels
 from pinxit.recipes.conditions import PREVIEWS
@@ -165,3 +166,22 @@ def _for_classes(recipe: Recipe, name: str, summary: str) -> Pipeline:
         hardware=recipe.hardware,
         stages={"generator": generator, "model": ModelStage(name="gan-model", kind="gan", parts=("generator",))},
     )
+
+
+def gan_scenes() -> Pipeline:
+    """On drawn scenes of one thing, beside `adm-scenes`."""
+    return _of_scenes(gan_class(), "gan-scenes", "A GAN on drawn scenes of one thing, to compare ADM with.", 4_000)
+
+
+def gan_scenes_tiny() -> Pipeline:
+    """The same at 32 pixels."""
+    return _of_scenes(gan_class_tiny(), "gan-scenes-tiny", "The recipe gan-scenes at 32 pixels, in a minute.", 200)
+
+
+def _of_scenes(whole: Pipeline, name: str, summary: str, steps: int) -> Pipeline:
+    generator = whole.stages["generator"]
+    assert isinstance(generator, Recipe)
+    learns = replace(
+        generator, data=replace(generator.data, **ALONE), training=replace(generator.training, steps=steps)
+    )
+    return replace(whole, name=name, summary=summary, stages={**whole.stages, "generator": learns})
