@@ -1,5 +1,5 @@
-"""A system small enough for any test, which paints one colour, drawn from its brush, the prompt and the seed; and
-DALL·E 1 trained for a few steps.
+"""A system small enough for any test, which paints one colour, drawn from its brush, the prompt and the seed; DALL·E 1
+trained for a few steps; and `pytest --measured`, which prints what tests have measured.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import sys
 import types
 import zlib
 from pathlib import Path
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 import pytest
 import torch
@@ -70,3 +70,35 @@ def dalle1_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "dalle1"
     hasty_dalle1().run(Context(HASTY_SOURCE, out))
     return out
+
+
+DIFFERENCE = "largest difference"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--measured", action="store_true", help="print what tests have measured, as a table")
+
+
+@pytest.fixture(autouse=True)
+def differences(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest difference that `assert_close` sees in a test, kept for `--measured`."""
+    if not request.config.getoption("measured"):
+        return
+    compare, told = torch.testing.assert_close, request.node.user_properties
+    seen = [0.0]
+
+    def watched(ours: Any, theirs: Any, **how: Any) -> None:
+        compare(ours, theirs, **how)
+        if isinstance(ours, torch.Tensor) and ours.is_floating_point():
+            seen.append((ours.double() - theirs.double()).abs().max().item())
+            told[:] = [pair for pair in told if pair[0] != DIFFERENCE] + [(DIFFERENCE, f"{max(seen):.1e}")]
+
+    monkeypatch.setattr(torch.testing, "assert_close", watched)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if config.getoption("measured"):
+        terminalreporter.write_line("\n| test | measured | |\n|---|---|---|")
+        for report in terminalreporter.getreports("passed"):
+            for name, value in report.user_properties:
+                terminalreporter.write_line(f"| `{report.nodeid.removeprefix('tests/')}` | {name} | {value} |")
