@@ -160,6 +160,27 @@ def test_variance_in_between() -> None:
         last(samplers.ancestral(TWO.denoise, x, levels, variance="learned"))
 
 
+@pytest.mark.parametrize("steps", [3, 10])
+def test_few_steps_are_as_various_as_many_where_the_error_is_known(steps: int) -> None:
+    """Of a Gaussian, what x0 may be beside the expected one has one variance, and each step is exact."""
+    levels = SCHEDULES["linear"].levels(steps)
+    std = GAUSSIAN.std
+
+    def error(level: Level) -> float:
+        return (std * level.sigma) ** 2 / ((level.alpha * std) ** 2 + level.sigma**2)
+
+    torch.manual_seed(1)
+    made = {
+        name: last(samplers.ancestral(GAUSSIAN.denoise, start(20_000, levels), levels[:-1], error=told))
+        for name, told in (("known", error), ("unknown", None))
+    }
+    end = levels[-2]
+    wanted = math.hypot(end.alpha * std, end.sigma)
+    assert made["known"].std().item() == pytest.approx(wanted, rel=0.02)
+    assert made["known"].mean().item() == pytest.approx(end.alpha * GAUSSIAN.means[0], abs=0.02)
+    assert made["unknown"].std().item() < 0.9 * wanted
+
+
 def test_whoever_asks_no_further_has_stopped() -> None:
     asked: list[Level] = []
 

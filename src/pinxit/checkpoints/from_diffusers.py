@@ -1,14 +1,17 @@
-"""The folders of diffusers' AutoencoderKL and VQModel as ours."""
+"""diffusers' AutoencoderKL, VQModel and PriorTransformer as ours."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pinxit.checkpoints.pyramid_layout import Piece, take
 from pinxit.errors import PinxitError
+from pinxit.models.prior import BEYOND, LEVELS, PriorConfig
 from pinxit.models.vae import VAEConfig
 from pinxit.models.vqgan import VQGANConfig
 from pinxit.nn.convolution import PyramidConfig
@@ -89,3 +92,53 @@ def _theirs(piece: Piece, pyramid: PyramidConfig) -> str:
         case "attention":
             return f"{level}.attentions.{piece.index}"
     return f"{level}.{piece.role}rs.0.conv"  # downsamplers, upsamplers
+
+
+PRIOR = (
+    (r"^embedding_proj\.", "text."),
+    (r"^encoder_hidden_states_proj\.", "tokens."),
+    (r"^proj_in\.", "noisy."),
+    (r"^time_embedding\.linear_1\.", "time.0."),
+    (r"^time_embedding\.linear_2\.", "time.2."),
+    (r"^positional_embedding$", "positions"),
+    (r"^prd_embedding$", "query"),
+    (r"^norm_out\.", "norm."),
+    (r"^proj_to_clip_embeddings\.", "told."),
+    (r"^clip_(mean|std)$", r"\1"),
+    (r"^transformer_blocks\.", "transformer.blocks."),
+    (r"\.norm1\.", ".attention_norm."),
+    (r"\.norm3\.", ".mlp_norm."),
+    (r"\.attn1\.to_out\.0\.", ".attention.out."),
+    (r"\.ff\.net\.0\.proj\.", ".mlp.0."),
+    (r"\.ff\.net\.2\.", ".mlp.2."),
+)
+"""PriorTransformer's names -> ours."""
+
+
+def prior(described: Mapping[str, Any], state: Mapping[str, Tensor]) -> tuple[PriorConfig, dict[str, Tensor]]:
+    """Config and weights of a PriorTransformer as unCLIP has it: Karlo's."""
+    told = {"num_embeddings": 77, "additional_embeddings": BEYOND, "time_embed_dim": None, **described}
+    if told["additional_embeddings"] != BEYOND or told.get("added_emb_type", "prd") != "prd" or told["time_embed_dim"]:
+        raise PinxitError(
+            "This PriorTransformer is not unCLIP's: read are those with a query and 4 places beyond texts."
+        )
+    ours: dict[str, Tensor] = {}
+    for name, value in state.items():
+        for pattern, new in PRIOR:
+            name = re.sub(pattern, new, name)  # noqa: PLW2901
+        ours[name] = value
+    for name in [name for name in ours if ".attn1.to_q." in name]:
+        parts = [ours.pop(name.replace(".to_q.", f".to_{part}.")) for part in "qkv"]
+        ours[name.replace(".attn1.to_q.", ".attention.query_key_value.")] = torch.cat(parts)
+    ours |= {name: ours[name].flatten() for name in ("query", "mean", "std")}
+    ours["positions"] = ours["positions"][0]
+    ours["errors"] = torch.zeros(LEVELS)  # theirs knows the posterior's variance alone
+    config = PriorConfig(
+        embedding=len(ours["mean"]),
+        length=int(told["num_embeddings"]),
+        text_width=ours["tokens.weight"].shape[1],
+        width=len(ours["query"]),
+        depth=int(told["num_layers"]),
+        heads=int(told["num_attention_heads"]),
+    )
+    return config, ours

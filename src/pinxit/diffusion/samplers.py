@@ -45,13 +45,20 @@ def ancestral(
     levels: Sequence[Level],
     *,
     variance: Literal["small", "large", "learned"] = "small",
+    error: Callable[[Level], float] | None = None,
     noise: Noise = torch.randn_like,
 ) -> Iterator[Step]:
-    """DDPM (Ho et al. 2020, algorithm 2); the variance of a step is the posterior's, beta's, or learnt between them."""
+    """DDPM (Ho et al. 2020, algorithm 2); the variance of a step is the posterior's, beta's, or learnt between them.
+
+    `error` tells the mean squared error of what is expected of clean values at a level. What they may be beside that
+    adds to the posterior's variance, so that few steps are as various as many (Bao et al. 2022, "Analytic-DPM").
+    """
     for level, to in pairwise(levels):
         told = denoise(x, level)
         x, small, large = posterior(x, told.x0, level, to)
         if to.sigma:
+            if error is not None:
+                small += (to.alpha * large / level.sigma**2) ** 2 * error(level)
             x = x + _spread_of(told, variance, small, large) * noise(x)
         yield Step(x, told.x0, to)
 

@@ -123,10 +123,20 @@ class TextTower(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Framed ids b l -> b d. The end token is the largest id, so argmax finds the first."""
-        x = self.tokens(ids) + self.positions[: ids.shape[1]]
-        x = self.transformer(x, causal=True)
-        end = ids.argmax(dim=-1)
-        embedding: Tensor = self.projection(self.norm(x[torch.arange(len(x), device=x.device), end]))
+        x = self._transformed(ids)
+        return self._embedding(self.norm(x[torch.arange(len(x), device=x.device), ids.argmax(dim=-1)]))
+
+    def read(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Framed ids b l -> b d, and what stands at every token, b l w."""
+        x = self.norm(self._transformed(ids))
+        return self._embedding(x[torch.arange(len(x), device=x.device), ids.argmax(dim=-1)]), x
+
+    def _transformed(self, ids: Tensor) -> Tensor:
+        out: Tensor = self.transformer(self.tokens(ids) + self.positions[: ids.shape[1]], causal=True)
+        return out
+
+    def _embedding(self, end: Tensor) -> Tensor:
+        embedding: Tensor = self.projection(end)
         return embedding
 
 
@@ -156,6 +166,11 @@ class CLIP(nn.Module):
     def encode_text(self, ids: Tensor) -> Tensor:
         """Ids b l, framed by start and end (`text.tokenizer.frame`) -> b d unit rows in float32."""
         return F.normalize(self.text(ids).float(), dim=-1)
+
+    def read(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids b l -> b d unit rows, and what stands at every token, b l w; both in float32."""
+        embedding, tokens = self.text.read(ids)
+        return F.normalize(embedding.float(), dim=-1), tokens.float()
 
     def forward(self, pixels: Tensor, ids: Tensor) -> Tensor:
         """Pixels b 3 h w and ids m l -> logits b m."""

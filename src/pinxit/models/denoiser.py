@@ -17,7 +17,8 @@ from pinxit.diffusion.process import ProcessConfig
 from pinxit.diffusion.schedules import DiscreteConfig
 from pinxit.errors import PinxitError
 from pinxit.models.text_encoder import TextEncoder, TextEncoderConfig
-from pinxit.models.unet import Guide, UNet, UNetConfig, embed_times
+from pinxit.models.unet import Guide, UNet, UNetConfig
+from pinxit.nn.embeddings import embed_times
 from pinxit.nn.linear import Linear
 
 

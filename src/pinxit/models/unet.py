@@ -5,7 +5,6 @@ Ho et al. 2020, appendix B; Dhariwal and Nichol 2021, section 3; Nichol et al. 2
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from pinxit.errors import PinxitError
 from pinxit.nn.attention import Attention
 from pinxit.nn.convolution import folded_channels, unfolding
+from pinxit.nn.embeddings import embed_times
 from pinxit.nn.linear import Linear
 
 HEAD_WIDTH = 64
@@ -111,14 +111,6 @@ class Guide:
 
 
 NOTHING = Guide()
-
-
-def embed_times(times: Tensor, width: int) -> Tensor:
-    """Times b, of a thousand -> cosines and sines b w (Vaswani et al. 2017, section 3.5)."""
-    half = width // 2
-    rates = torch.exp(-math.log(10_000) / half * torch.arange(half, dtype=torch.float32, device=times.device))
-    angles = times.float()[:, None] * rates
-    return torch.cat([angles.cos(), angles.sin()], 1)
 
 
 class Block(nn.Module):

@@ -1,10 +1,10 @@
-"""Telling noise from pictures (Ho et al. 2020, equation 14), and the variance of steps (Nichol and Dhariwal 2021)."""
+"""Telling noise (Ho et al. 2020, equation 14), and the variance of steps (Nichol and Dhariwal 2021)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -50,9 +50,14 @@ class Denoising(Objective):
         config: DenoisingConfig,
         paint: Callable[[], Image.Image | None] | None = None,
         check: Callable[[float | None], Numbers] | None = None,
+        *,
+        name: str = "denoiser",
+        given: Callable[[Batch], tuple[Tensor, Any]] | None = None,
     ) -> None:
-        """`network` maps noisy values, what is told of their times and an `Asked` to what `process` wants to know.
+        """`network`, shipped by its `name`, maps noisy values, what is told of their times and what is asked to what
+        `process` wants to know.
 
+        `given` makes of a batch clean values b ... and what is asked, which are its pixels and an `Asked` otherwise.
         `check` looks at samples after each validation, given how the averaged weights' error compares with that of the
         weights themselves.
         """
@@ -66,6 +71,7 @@ class Denoising(Objective):
         self.network = network
         self.config = config
         self.paint, self.check = paint, check
+        self.name, self.given = name, given or pictures
         self._errors_of: dict[bool, list[Tensor]] = {True: [], False: []}
         """The latest ones, in training and in validation."""
         self.process = Process(process)
@@ -77,17 +83,17 @@ class Denoising(Objective):
 
     def networks(self) -> Mapping[str, nn.Module]:
         """The one network."""
-        return {"denoiser": self.network}
+        return {self.name: self.network}
 
     def loss(self, batch: Batch, turn: str, step: int) -> tuple[Tensor, Numbers]:  # noqa: ARG002
-        """`batch["pixels"]` b c h w in [-1, 1], and beside it what an `Asked` holds."""
-        pixels = batch["pixels"]
+        """Of what `given` makes of the batch."""
+        clean, asked = self.given(batch)
         weights: Tensor | None = None
         if self.costs is not None and self.training:
-            times, weights = self.costs.draw(len(pixels), pixels.device)
+            times, weights = self.costs.draw(len(clean), clean.device)
         else:
-            times = self.process.schedule.times(draw_shares(len(pixels), pixels.device))
-        errors, terms = self._errors(batch, times)
+            times = self.process.schedule.times(draw_shares(len(clean), clean.device))
+        errors, terms = self._errors(clean, asked, times)
         if self.check:
             self._errors_of[self.training] = [*self._errors_of[self.training][-LATEST:], errors.detach().mean()]
         if terms is None:
@@ -100,30 +106,30 @@ class Denoising(Objective):
             self.costs.remember(times, terms.detach())
         return (terms if weights is None else weights * terms).mean() * steps, numbers
 
-    def _errors(self, batch: Batch, times: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _errors(self, clean: Tensor, asked: Any, times: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weighted squared errors at times b, b; and the terms of the bound in bits a value, b, where there is one."""
-        pixels, process = batch["pixels"], self.process
-        noise = torch.randn_like(pixels)
-        x = process.noised(pixels, noise, times)
+        process = self.process
+        noise = torch.randn_like(clean)
+        x = process.noised(clean, noise, times)
         alpha, sigma = (spread(value, x) for value in process.schedule.at(times))
-        asked = Asked(**{name: value for name, value in batch.items() if name in Asked.__dataclass_fields__})
         told, share = process.split(
             self.network(process.scaled(x, alpha, sigma), process.schedule.told(times), asked).float()
         )
-        errors = (told - process.target(pixels, noise, times)).square().flatten(1).mean(1)
+        errors = (told - process.target(clean, noise, times)).square().flatten(1).mean(1)
         weighted = process.weights(times, self.config.weighting, self.config.gamma) * errors
         if self.bound is None or share is None:
             return weighted, None
         known = told.detach() if self.config.learns == "hybrid" else told
         x0 = process.clean(known, x, alpha, sigma)
-        return weighted, self.bound.terms(pixels, x, x0, share, times)
+        return weighted, self.bound.terms(clean, x, x0, share, times)
 
     def validate(self, batch: Batch, step: int) -> Numbers:
         """The loss, and the squared error at little noise and at much."""
         numbers = dict(self.loss(batch, self.turns[0], step)[1])
+        clean, asked = self.given(batch)
         for share in SHARES:
-            shares = torch.full((len(batch["pixels"]),), share, device=batch["pixels"].device)
-            errors, _ = self._errors(batch, self.process.schedule.times(shares))
+            shares = torch.full((len(clean),), share, device=clean.device)
+            errors, _ = self._errors(clean, asked, self.process.schedule.times(shares))
             numbers[f"error_at_{share:.0%}"] = errors.mean()
         return numbers
 
@@ -139,6 +145,13 @@ class Denoising(Objective):
     def preview(self) -> Image.Image | None:
         """Pictures of fixed prompts and noise."""
         return self.paint() if self.paint else None
+
+
+def pictures(batch: Batch) -> tuple[Tensor, Asked]:
+    """Its `pixels`, b c h w in [-1, 1], and all that an `Asked` holds."""
+    return batch["pixels"], Asked(
+        **{name: value for name, value in batch.items() if name in Asked.__dataclass_fields__}
+    )
 
 
 class Costs(nn.Module):

@@ -112,13 +112,14 @@ class CLIPSystem(System):
     @torch.no_grad()
     def encode_text(self, texts: str | Sequence[str]) -> Tensor:
         """Texts, cut to the network's length -> b d unit rows; one text gives one row."""
-        length = self.clip.config.text.length
-        parts = []
-        for batch in _batches([texts] if isinstance(texts, str) else texts):
-            ids = [self.tokenizer.encode_ids(clean(text)) for text in batch]
-            framed = frame(ids, length, self.tokenizer.start_id, self.tokenizer.end_id)
-            parts.append(self.clip.encode_text(torch.from_numpy(framed).to(self.device)))
-        return self._rows(parts)
+        batches = _batches([texts] if isinstance(texts, str) else texts)
+        return self._rows([self.clip.encode_text(self.ids_of(batch)) for batch in batches])
+
+    def ids_of(self, texts: Sequence[str]) -> Tensor:
+        """Texts, cut to the network's length -> framed ids b l on its device."""
+        ids = [self.tokenizer.encode_ids(clean(text)) for text in texts]
+        framed = frame(ids, self.clip.config.text.length, self.tokenizer.start_id, self.tokenizer.end_id)
+        return torch.from_numpy(framed).to(self.device)
 
     def score(self, images: Sequence[Image.Image], text: str | Sequence[str]) -> Tensor:
         """How well each picture fits the text, or its own text of as many -> b cosines in [-1, 1]."""

@@ -222,7 +222,8 @@ def noise_of(seeds: Sequence[int], stream: int, device: torch.device) -> sampler
 
     def noise(like: Tensor) -> Tensor:
         rows = [torch.randn(like.shape[1:], generator=generator) for generator in generators]
-        return torch.stack(rows).to(device).contiguous(memory_format=torch.channels_last)
+        drawn = torch.stack(rows).to(device)
+        return drawn.contiguous(memory_format=torch.channels_last) if drawn.ndim == 4 else drawn
 
     return noise
 

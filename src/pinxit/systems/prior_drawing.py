@@ -1,0 +1,107 @@
+"""From texts to CLIP embeddings of pictures of them, by a diffusion prior (Ramesh et al. 2022, section 2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pinxit.checkpoints.files import from_config, load_network, read_config
+from pinxit.diffusion import guidance, samplers
+from pinxit.diffusion.levels import Denoiser
+from pinxit.diffusion.process import Process
+from pinxit.errors import PinxitError
+from pinxit.models.prior import Prior, PriorConfig, Read, read
+from pinxit.progress import Progress
+from pinxit.systems.clip import CLIPSystem
+from pinxit.systems.noise_drawing import noise_of
+
+BATCH = 256
+"""Embeddings that are drawn at once."""
+
+STREAM = 8
+"""Of an embedding's noise, which is none of its picture's; each further candidate takes the next."""
+
+
+class PriorDrawing(NamedTuple):
+    """How embeddings are drawn."""
+
+    steps: int = 64
+    """As in the paper (table 3)."""
+    guidance: float = 1.0
+    """Away from what has no text; 1 is none."""
+    candidates: int = 2
+    """Of which the one is kept whose dot product with the text's embedding is the largest."""
+
+
+class PriorDrawer:
+    """A prior at work, frozen, for the texts of its CLIP."""
+
+    def __init__(self, prior: Prior, clip: CLIPSystem) -> None:
+        known, wanted = prior.config, clip.clip.config
+        given = (wanted.width, wanted.text.length, wanted.text.width)
+        if (known.embedding, known.length, known.text_width) != given:
+            raise PinxitError(
+                f"The prior knows embeddings of {known.embedding} numbers and texts of {known.length} tokens of "
+                f"{known.text_width}; those of this CLIP are {given[0]}, {given[1]} and {given[2]}. They must belong "
+                "together."
+            )
+        self.clip = clip
+        self.device = clip.device
+        self.prior = prior.to(self.device).eval().requires_grad_(False)
+        self.process = Process(known.process)
+
+    @classmethod
+    def from_checkpoint(cls, folder: Path, clip: CLIPSystem) -> PriorDrawer:
+        """Reads config.json and prior.safetensors; refuses one that was trained with another CLIP."""
+        said = read_config(folder)
+        if (trained := said.get("clip")) not in (None, clip.fingerprint):
+            raise PinxitError(
+                f"{folder} was trained with the embeddings of CLIP {trained}, and this one is {clip.fingerprint}: what "
+                "it tells would mean nothing. Put the CLIP that it was trained with beside it."
+            )
+        prior = Prior(from_config(PriorConfig, said.get("config", {})))
+        load_network(folder, "prior", prior)
+        return cls(prior, clip)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        how: PriorDrawing = PriorDrawing(),  # noqa: B008  (a tuple never changes)
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Unit rows b d on the CPU, for each prompt and its seed, each the same alone and among others."""
+        drawn: list[Tensor] = []
+        for start in range(0, len(seeds), BATCH):
+            own = slice(start, start + BATCH)
+            told = self._read(prompts[own])
+            rows = [self._draw(told, seeds[own], how, STREAM + i) for i in range(how.candidates)]
+            candidates = torch.stack(rows)  # c b d
+            best = (candidates * told.embedding).sum(2).argmax(0)
+            drawn.append(candidates[best, torch.arange(len(best), device=best.device)].cpu())
+            if progress:
+                progress(min(start + BATCH, len(seeds)), len(seeds))
+        return torch.cat(drawn)
+
+    def _read(self, prompts: Sequence[str]) -> Read:
+        return read(self.clip.clip, self.clip.ids_of(prompts))
+
+    def _draw(self, told: Read, seeds: Sequence[int], how: PriorDrawing, stream: int) -> Tensor:
+        noise = noise_of(seeds, stream, self.device)
+        x = noise(torch.empty(0, self.prior.config.embedding))
+        denoise = self._denoiser(told)
+        if how.guidance != 1:
+            both = told.joined(self._read([""] * len(seeds)))
+            denoise = guidance.classifier_free(denoise, self._denoiser(both), how.guidance)
+        levels = self.process.schedule.levels(how.steps)
+        x = samplers.last(samplers.ancestral(denoise, x, levels, error=self.prior.error, noise=noise))
+        return F.normalize(self.prior.unscaled(x), dim=1)
+
+    def _denoiser(self, told: Read) -> Denoiser:
+        return self.process.denoiser(lambda x, times: self.prior(x, times, told))
