@@ -61,6 +61,22 @@ def test_a_batch_of_both_is_each_by_itself() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("text", [None, TEXT])
+def test_an_embedding_is_told_beside_a_text_or_alone(text: TextEncoderConfig | None) -> None:
+    network = awake(DenoiserConfig(SMALL, ProcessConfig(), text=text, embedding=6))
+    ids = torch.arange(20, 25).expand(2, -1) if text else None
+    shown = torch.eye(6)[:2]
+    told = network(X, TIMES, Asked(ids=ids, embedding=shown))
+    assert not torch.allclose(told, network(X, TIMES, Asked(ids=ids, embedding=shown.flip(0))))
+    guide = network.guide(Asked(ids=ids, embedding=shown))
+    assert guide.tokens is not None
+    assert guide.tokens.shape[1] == 4 + (TEXT.length if text else 0)
+    away = Asked(ids=ids, embedding=shown).instead(Asked(embedding=torch.zeros(1, 6)))
+    assert away.embedding is not None
+    assert away.embedding.shape == (2, 6)
+
+
+@torch.no_grad()
 def test_it_is_fully_convolutional() -> None:
     network = awake(CLASSES)
     assert network(torch.randn(1, 3, 64, 48), TIMES[:1], Asked()).shape == (1, 3, 64, 48)

@@ -1,6 +1,6 @@
-"""A U-Net with all that tells it what to draw: DDPM, ADM and GLIDE by what their configs leave out.
+"""A U-Net with all that tells it what to draw: DDPM, ADM, GLIDE and unCLIP's decoder by what their configs leave out.
 
-Ho et al. 2020; Dhariwal and Nichol 2021; Nichol et al. 2021.
+Ho et al. 2020; Dhariwal and Nichol 2021; Nichol et al. 2021; Ramesh et al. 2022, section 2.1.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from pinxit.models.unet import Guide, UNet, UNetConfig
 from pinxit.nn.embeddings import embed_times
 from pinxit.nn.linear import Linear
 
+EMBEDDING_TOKENS = 4
+"""Tokens that an embedding becomes, beside those of the text."""
+
 
 @dataclass(frozen=True)
 class DenoiserConfig:
@@ -34,6 +37,8 @@ class DenoiserConfig:
     classes: int | None = None
     """How many there are; the id after the last is none in particular."""
     text: TextEncoderConfig | None = None
+    embedding: int | None = None
+    """d of CLIP's embeddings, of which it draws pictures."""
     low: int | None = None
     """Side of the small picture that it enlarges."""
     low_noise: bool = False
@@ -45,7 +50,7 @@ class DenoiserConfig:
     def __post_init__(self) -> None:
         wanted: dict[str, Any] = {
             "beside": 3 * bool(self.low) + 4 * self.known,
-            "tokens": self.text.width if self.text else None,
+            "tokens": self.text.width if self.text else self.unet.told if self.embedding else None,
             "outputs": self.unet.inputs * (1 + self.process.learned_variance),
         }
         plain = {"beside": 0, "tokens": None, "outputs": 3}
@@ -63,6 +68,8 @@ class Asked:
     """Classes, int64 b."""
     ids: Tensor | None = None
     """Texts, int64 b l."""
+    embedding: Tensor | None = None
+    """CLIP's embeddings of pictures, unit rows b d; zeros for none in particular."""
     low: Tensor | None = None
     """Small pictures, b 3 h' w' in [-1, 1]."""
     low_level: Tensor | None = None
@@ -78,9 +85,9 @@ class Asked:
         return Asked(**{name: torch.cat(pair) for name, pair in both.items() if pair[0] is not None})
 
     def instead(self, other: Asked) -> Asked:
-        """The same for other classes or texts, those of another's only one; what pictures it is shown stays."""
+        """The same for another's only class, text or embedding; what pictures it is shown stays."""
         count = len(next(value for field in fields(self) if (value := getattr(self, field.name)) is not None))
-        words = {"labels": other.labels, "ids": other.ids}
+        words = {"labels": other.labels, "ids": other.ids, "embedding": other.embedding}
         return replace(
             self,
             **{name: value.expand(count, *value.shape[1:]) for name, value in words.items() if value is not None},
@@ -112,6 +119,10 @@ class Denoiser(nn.Module):
         if config.text:
             self.text = TextEncoder(config.text)
             self.text_to_time = Linear(config.text.width, told)
+        if config.embedding:
+            assert config.unet.tokens
+            self.embedding_to_time = Linear(config.embedding, told)
+            self.embedding_to_tokens = Linear(config.embedding, EMBEDDING_TOKENS * config.unet.tokens)
 
     def forward(self, x: Tensor, times: Tensor, asked: Asked) -> Tensor:
         """Noisy values b c h w, times b of a thousand -> b outputs h w."""
@@ -133,6 +144,12 @@ class Denoiser(nn.Module):
             assert asked.ids is not None
             tokens = self.text(asked.ids)
             added = self.text_to_time(self.text.whole(tokens))
+        if self.config.embedding:
+            assert asked.embedding is not None
+            stands = self.embedding_to_tokens(asked.embedding).unflatten(1, (EMBEDDING_TOKENS, -1))
+            tokens = stands if tokens is None else torch.cat([stands, tokens], 1)
+            shown = self.embedding_to_time(asked.embedding)
+            added = shown if added is None else added + shown
         if self.config.low_noise:
             assert asked.low_level is not None
             rough = self.low_level(embed_times(1_000 * asked.low_level, self.config.unet.channels))
