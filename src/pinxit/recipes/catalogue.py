@@ -19,6 +19,7 @@ from pinxit.recipes import (
     igpt,
     palette,
     pixelcnn,
+    prior,
     taming,
 )
 from pinxit.recipes.clip import clip, clip_tiny
@@ -114,6 +115,8 @@ RECIPES: dict[str, Callable[[], Recipe | Pipeline | Stage]] = {
     "gan-scenes-tiny": gan.gan_scenes_tiny,
     "gan-generator": gan.gan_generator,
     "gan-generator-tiny": gan.gan_generator_tiny,
+    "dalle2-prior": prior.dalle2_prior,
+    "dalle2-prior-tiny": prior.dalle2_prior_tiny,
     "glide": glide.glide,
     "glide-tiny": glide.glide_tiny,
     "glide-base": glide.glide_base,

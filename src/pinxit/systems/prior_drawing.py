@@ -39,7 +39,7 @@ class PriorDrawing(NamedTuple):
 
 
 class PriorDrawer:
-    """A prior at work, frozen, for the texts of its CLIP."""
+    """A prior at work, for the texts of its CLIP."""
 
     def __init__(self, prior: Prior, clip: CLIPSystem) -> None:
         known, wanted = prior.config, clip.clip.config
@@ -50,9 +50,7 @@ class PriorDrawer:
                 f"{known.text_width}; those of this CLIP are {given[0]}, {given[1]} and {given[2]}. They must belong "
                 "together."
             )
-        self.clip = clip
-        self.device = clip.device
-        self.prior = prior.to(self.device).eval().requires_grad_(False)
+        self.clip, self.prior = clip, prior
         self.process = Process(known.process)
 
     @classmethod
@@ -66,7 +64,12 @@ class PriorDrawer:
             )
         prior = Prior(from_config(PriorConfig, said.get("config", {})))
         load_network(folder, "prior", prior)
-        return cls(prior, clip)
+        return cls(prior.to(clip.device).eval().requires_grad_(False), clip)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is, which may change as it trains."""
+        return self.prior.mean.device
 
     @torch.no_grad()
     def draw(
@@ -90,7 +93,7 @@ class PriorDrawer:
         return torch.cat(drawn)
 
     def _read(self, prompts: Sequence[str]) -> Read:
-        return read(self.clip.clip, self.clip.ids_of(prompts))
+        return read(self.clip.clip, self.clip.ids_of(prompts).to(self.device))
 
     def _draw(self, told: Read, seeds: Sequence[int], how: PriorDrawing, stream: int) -> Tensor:
         noise = noise_of(seeds, stream, self.device)
