@@ -19,6 +19,7 @@ import pinxit
 from pinxit.checkpoints.conversion import convert
 from pinxit.errors import PinxitError
 from pinxit.models.noised_classifier import SIZES, NoisedClassifier
+from pinxit.systems.cascade import enlarging
 from pinxit.systems.diffusion_system import DiffusionSystem
 from pinxit.systems.noise_drawing import Drawing, noise_of
 from pinxit.text.tokenizer import ForeignTokenizer
@@ -143,13 +144,13 @@ def test_glide_and_its_upsampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert convert(str(tmp_path), tmp_path / "ours").kind == "glide"
     system = pinxit.load(tmp_path / "ours", "cpu")
     assert isinstance(system, DiffusionSystem)
-    assert system.upsampler
+    (upsampler,) = system.cascade.larger
     assert system.defaults["guidance"] == 3.0
     asked, away = (system._asked([text] * n) for text, n in (("A red star", 2), ("", 1)))
-    ours = system.base.draw(asked, SEEDS, Drawing("ddpm", 12, guidance=3.0), away=away)
+    ours = system.cascade.base.draw(asked, SEEDS, Drawing("ddpm", 12, guidance=3.0), away=away)
     torch.testing.assert_close(ours, drawn, atol=1e-4, rtol=0)
     how = Drawing("ddim", "fast27", temperature=0.997)
-    larger_ours = system.upsampler.draw(system._enlarging(asked, drawn, SEEDS), SEEDS, how, stream=1)
+    larger_ours = upsampler.draw(enlarging(upsampler, asked, drawn, SEEDS, 2), SEEDS, how, stream=1)
     torch.testing.assert_close(larger_ours, expected, atol=1e-4, rtol=0)
 
 
@@ -188,7 +189,7 @@ def test_adm_led_by_its_classifier(tmp_path: Path) -> None:
     assert system.judge
     asked = system._asked(["1", "4"])
     how = Drawing("ddim", 10, gradient=20.0)
-    ours = system.base.draw(asked, SEEDS, how, score=system.judge(["1", "4"]))
+    ours = system.cascade.base.draw(asked, SEEDS, how, score=system.judge(["1", "4"]))
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
     assert (expected - plain).abs().max() > 0.01, "the classifier leads somewhere"
 

@@ -19,7 +19,8 @@ from pinxit.models.noised_classifier import NoisedClassifier, NoisedClassifierCo
 from pinxit.models.text_encoder import TextEncoderConfig
 from pinxit.models.unet import UNetConfig
 from pinxit.objectives.noised_classification import NoisedClassification
-from pinxit.systems.conditions import LabelCondition, NoCondition, TextCondition
+from pinxit.systems.cascade import Cascade
+from pinxit.systems.conditions import LabelCondition, TextCondition
 from pinxit.systems.diffusion_system import DiffusionSystem
 from pinxit.systems.gradients import ClassifierJudge
 from pinxit.systems.noise_drawing import SAMPLERS, Drawing, NoiseDrawer
@@ -45,9 +46,8 @@ def make_glide(*, known: bool = False, upsampler: bool = False, clip: bool = Fal
     larger = DenoiserConfig(replace(UNET, size=32), COSINE, text=TEXT, low=16, low_noise=True)
     return DiffusionSystem(
         "glide",
-        base,
+        Cascade(base, *([make_drawer(larger, 1)] if upsampler else [])),
         TextCondition(TOKENIZER, TEXT.length),
-        make_drawer(larger, 1) if upsampler else None,
         make_clip(TOKENIZER) if clip else None,
     )
 
@@ -144,7 +144,7 @@ def test_the_gradient_of_a_classifier_leads_to_its_class() -> None:
     assert numbers["accuracy"] > 0.7, "but for those that are all noise"
     nothing = Denoiser(DenoiserConfig(UNET, ProcessConfig(DiscreteConfig("cosine")), classes=2))  # tells of no noise
     base = NoiseDrawer.ready(nothing, CPU)
-    system = DiffusionSystem("adm", base, labels, judge=ClassifierJudge(classifier, labels, CPU))
+    system = DiffusionSystem("adm", Cascade(base), labels, judge=ClassifierJudge(classifier, labels, CPU))
 
     def brightness(prompt: str, scale: float) -> float:
         settings = system.resolve(1, 0, {"sampler": "ddim", "steps": 20, "gradient_guidance": scale})
@@ -171,9 +171,9 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     enlarges = make_drawer(DenoiserConfig(UNET, COSINE, low=8))
     draws = make_drawer(DenoiserConfig(UNET, COSINE))
     with pytest.raises(PinxitError, match="enlarges pictures of 8 pixels: it draws none"):
-        DiffusionSystem("ddpm", enlarges, NoCondition(0))
-    with pytest.raises(PinxitError, match="enlarges pictures of 8 pixels; the base draws 16"):
-        DiffusionSystem("ddpm", draws, NoCondition(0), enlarges)
+        Cascade(enlarges)
+    with pytest.raises(PinxitError, match="enlarges pictures of 8 pixels cannot follow what draws 16"):
+        Cascade(draws, enlarges)
     config = DenoiserConfig(UNET, COSINE, classes=3)
     write_config(tmp_path, {"kind": "adm", "parts": ["base"]})
     said = {"kind": "denoiser", "config": to_config(config)}
