@@ -11,13 +11,13 @@ from torch import Tensor
 
 import pinxit
 from pinxit.checkpoints.files import save_checkpoint, to_config, write_config
-from pinxit.diffusion.process import ProcessConfig
+from pinxit.diffusion.process import Process, ProcessConfig, spread
 from pinxit.diffusion.schedules import DiscreteConfig, FlowConfig
 from pinxit.errors import PinxitError
 from pinxit.models.denoiser import Asked, Denoiser, DenoiserConfig
 from pinxit.models.noised_classifier import NoisedClassifier, NoisedClassifierConfig
 from pinxit.models.text_encoder import TextEncoderConfig
-from pinxit.models.unet import UNetConfig
+from pinxit.models.unet import Guide, UNetConfig
 from pinxit.objectives.noised_classification import NoisedClassification
 from pinxit.systems.cascade import Cascade
 from pinxit.systems.conditions import LabelCondition, TextCondition
@@ -182,3 +182,24 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "base", {**said, "labels": ["cat", "dog"]}, {"denoiser": Denoiser(config)})
     with pytest.raises(PinxitError, match="names 2 classes; its network knows 3"):
         pinxit.load(tmp_path, "cpu")
+
+
+class Known(Denoiser):
+    """Tells what is to be expected of pixels that are normal, of deviation 0.5, each by itself."""
+
+    def drawing(self, x: Tensor, times: Tensor, guide: Guide) -> Tensor:  # noqa: ARG002
+        alpha, sigma = (spread(value, x) for value in Process(COSINE).schedule.at(times))
+        return alpha * 0.25 / (alpha**2 * 0.25 + sigma**2) * x
+
+
+def test_noise_that_makes_a_picture_is_found_again() -> None:
+    drawer = NoiseDrawer.ready(Known(DenoiserConfig(UNET, COSINE, classes=3)), CPU)
+    asked, how = Asked(labels=torch.tensor([0, 2])), Drawing("ddim", 50)
+    pictures = 0.3 * torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).clamp(-2, 2)
+    noise = drawer.invert(asked, pictures, 50)
+    assert noise.std().item() == pytest.approx(0.6, abs=0.1)
+    again = drawer.draw(asked, [7, 8], how, start_from=noise)
+    torch.testing.assert_close(again, pictures, atol=0.01, rtol=0)
+    assert (drawer.draw(asked, [7, 8], how) - pictures).abs().mean() > 0.1
+    varied = [drawer.draw(asked, [seed] * 2, how._replace(eta=1.0), start_from=noise) for seed in (7, 8)]
+    assert (varied[0] - varied[1]).abs().mean() > 0.1

@@ -69,6 +69,8 @@ class Drawing(NamedTuple):
     """Scale of gradient guidance."""
     temperature: float = 1.0
     """Scales the noise that drawing starts from."""
+    eta: float = 0.0
+    """How random DDIM is: not at all, up to 1 as DDPM is."""
 
 
 class NoiseDrawer:
@@ -145,13 +147,14 @@ class NoiseDrawer:
         away: Asked | None = None,
         score: Callable[[int, int], Score] | None = None,
         stream: int = 0,
+        start_from: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
         """Pictures b c h w in [-1, 1], on the CPU, for what is asked of each and its seed, in batches.
 
         `away` (of one picture) is what guidance leads away from. `score` makes, for the pictures from one place to
         another, what gradient guidance climbs. A picture's noise belongs to its seed and the `stream`, so that it is
-        the same alone and among others.
+        the same alone and among others; drawing may `start_from` other noise b c h w, such as `invert` has found.
         """
         if how.sampler not in SAMPLERS:
             raise unknown("sampler", how.sampler, SAMPLERS)
@@ -166,19 +169,37 @@ class NoiseDrawer:
             denoise = self._denoiser(rows, away, how)
             if score is not None:
                 denoise = guidance.by_gradient(denoise, score(start, end), how.gradient)
-            for done, step in enumerate(self._walk(denoise, noise_of(own, stream, self.device), levels, how, rows)):
+            noise = noise_of(own, stream, self.device)
+            x = self._start(noise, levels, how) if start_from is None else start_from[start:end].to(self.device)
+            for done, step in enumerate(self._walk(denoise, x, noise, levels, how, rows)):
                 x = step.x
                 if progress:
                     progress(start * count + min(done + 1, count) * len(own), len(seeds) * count)
             drawn.append(x.float().clamp(-1, 1).cpu())
         return torch.cat(drawn)
 
-    def _walk(
-        self, denoise: Denoise, noise: samplers.Noise, levels: list[Level], how: Drawing, asked: Asked
-    ) -> Iterator[Step]:
+    @torch.no_grad()
+    def invert(self, asked: Asked, pixels: Tensor, steps: int, *, refine: int = 1) -> Tensor:
+        """The noise b c h w from which DDIM makes these pictures in [-1, 1], on the CPU, if it is asked the same.
+
+        Without guidance, in as many steps; each is told `refine` times more (`samplers.invert`).
+        """
+        batch = max(1, BATCH * 64**2 // self.size**2)
+        levels, found = self.levels(steps), []
+        for start in range(0, len(pixels), batch):
+            x = pixels[start : start + batch].to(self.device)
+            denoise = self._told(asked.rows(start, start + len(x)).to(self.device))
+            found.append(samplers.last(samplers.invert(denoise, x, levels, refine=refine)).cpu())
+        return torch.cat(found)
+
+    def _start(self, noise: samplers.Noise, levels: list[Level], how: Drawing) -> Tensor:
         unet = self.config.unet
         x = noise(torch.empty(0, unet.inputs, unet.size, unet.size)) * how.temperature
-        x = x * math.hypot(levels[0].alpha, levels[0].sigma)
+        return x * math.hypot(levels[0].alpha, levels[0].sigma)
+
+    def _walk(
+        self, denoise: Denoise, x: Tensor, noise: samplers.Noise, levels: list[Level], how: Drawing, asked: Asked
+    ) -> Iterator[Step]:
         if asked.known is not None and asked.mask is not None:
             if not self.config.known:
                 jump = max(1, len(levels) // 10)
@@ -190,6 +211,8 @@ class NoiseDrawer:
         options: dict[str, Any] = {"noise": noise} if how.sampler in RANDOM else {}
         if how.sampler == "ddpm" and self.config.process.learned_variance:
             options["variance"] = "learned"
+        if how.sampler == "ddim" and how.eta:
+            options |= {"eta": how.eta, "noise": noise}
         return SAMPLERS[how.sampler](denoise, x, levels, **options)
 
     def _denoiser(self, asked: Asked, away: Asked | None, how: Drawing) -> Denoise:
