@@ -1,4 +1,4 @@
-"""`pinxit generate`, `complete`, `edit` and `translate`: pictures into files."""
+"""`pinxit generate`, `complete`, `edit`, `translate`, `vary`, `blend` and `restyle`: pictures into files."""
 
 from __future__ import annotations
 
@@ -30,18 +30,28 @@ def read_size(ctx: click.Context, option: click.Parameter, value: str | None) ->
     return int(match[1]), int(match[2] or match[1])
 
 
+Option = Callable[[Callable[..., None]], Callable[..., None]]
+
+COUNTED: list[Option] = [
+    click.option("-n", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Pictures per prompt."),
+    click.option("--rerank", type=click.IntRange(1), metavar="N", help="Make N and keep the best by CLIP."),
+]
+"""Of what draws as many as are asked for."""
+
+
 def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of everything that draws pictures; a setting that is not given stays None."""
-    options: list[Callable[[Callable[..., None]], Callable[..., None]]] = [
+    """The options of what draws several pictures after a text; a setting that is not given stays None."""
+    return _with(COUNTED, drawing_options(command))
+
+
+def drawing_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of everything that draws pictures."""
+    options: list[Option] = [
         click.option("-m", "--model", metavar="MODEL", help="A shipped name, a checkpoint folder or hf:owner/name."),
-        click.option(
-            "-n", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Pictures per prompt."
-        ),
         click.option(
             "--seed", type=click.IntRange(0), metavar="S", help="Picture i has seed S + i; random if left out."
         ),
         setting_options,
-        click.option("--rerank", type=click.IntRange(1), metavar="N", help="Make N and keep the best by CLIP."),
         click.option("--size", callback=read_size, metavar="WxH", help="In pixels, where the model has a choice."),
         device_option,
         quick_options,
@@ -56,6 +66,10 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--grid", "grid_only", is_flag=True, help="Write the grid only, no single pictures."),
     ]
+    return _with(options, command)
+
+
+def _with(options: Sequence[Option], command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(options):
         command = option(command)
     return command
@@ -166,6 +180,119 @@ def translate(
     _write(out, made, grid_only)
 
 
+@click.command(short_help="Make variations of a picture.")
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("-n", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Variations.")
+@click.option(
+    "--eta",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    metavar="E",
+    help="0 gives IMAGE back, as near as the model can; 1 varies it most.",
+)
+@drawing_options
+def vary(
+    image: Path,
+    n: int,
+    eta: float,
+    model: str | None,
+    device: str | None,
+    out: Path,
+    grid_only: bool,
+    **asked: Any,
+) -> None:
+    """Make pictures with what CLIP sees in IMAGE, each otherwise of its own.
+
+    Files are written as `pinxit generate` writes them.
+    """
+    from pinxit.data.images import open_image
+
+    seed = _seed(asked)
+    picture = open_image(image)
+    system = _load(model, device, asked)
+    with _shown(image.name) as progress:
+        made = system.vary(picture, n, eta=eta, seed=seed, progress=progress, **asked)
+    _write(out, made, grid_only)
+
+
+@click.command(short_help="Go from one picture to the next.")
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--frames", type=click.IntRange(2), default=8, show_default=True, metavar="N", help="From each to the next."
+)
+@click.option("--gif", type=click.Path(path_type=Path, dir_okay=False), metavar="PATH", help="An animation as well.")
+@drawing_options
+def blend(
+    images: tuple[Path, ...],
+    frames: int,
+    gif: Path | None,
+    model: str | None,
+    device: str | None,
+    out: Path,
+    grid_only: bool,
+    **asked: Any,
+) -> None:
+    """Go from each IMAGE to the next by what CLIP sees in them and by all the rest.
+
+    Files are written as `pinxit generate` writes them; the grid has a row from each picture to the next.
+    """
+    from pinxit.data.images import open_image
+
+    seed = _seed(asked)
+    pictures = [open_image(image) for image in images]
+    system = _load(model, device, asked)
+    with _shown(" ".join(image.name for image in images)) as progress:
+        made = system.blend(pictures, frames, seed=seed, progress=progress, **asked)
+    if gif is not None:
+        first, *others = (picture.image for picture in [*made, *reversed(made)])
+        first.save(gif, save_all=True, append_images=others, duration=100, loop=0)
+        click.echo(gif)
+    _write(out, made, grid_only, frames)
+
+
+@click.command(short_help="Turn a picture from one text towards another.")
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("--from", "from_text", required=True, metavar="TEXT", help="What it is, such as: a photo of a cat.")
+@click.option("--to", "to_text", required=True, metavar="TEXT", help="What it is to become: a drawing of a cat.")
+@click.option("--frames", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="On the way there.")
+@click.option(
+    "--strength",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.35,
+    show_default=True,
+    metavar="S",
+    help="How far the last one turns; the paper has 0.25 to 0.5.",
+)
+@drawing_options
+def restyle(
+    image: Path,
+    from_text: str,
+    to_text: str,
+    frames: int,
+    strength: float,
+    model: str | None,
+    device: str | None,
+    out: Path,
+    grid_only: bool,
+    **asked: Any,
+) -> None:
+    """Turn what CLIP sees in IMAGE along the difference of two texts.
+
+    Files are written as `pinxit generate` writes them; the grid is one row.
+    """
+    from pinxit.data.images import open_image
+
+    seed = _seed(asked)
+    picture = open_image(image)
+    system = _load(model, device, asked)
+    with _shown(to_text) as progress:
+        made = system.restyle(
+            picture, from_text, to_text, frames, strength=strength, seed=seed, progress=progress, **asked
+        )
+    _write(out, made, grid_only, frames)
+
+
 def _seed(asked: dict[str, Any]) -> int:
     """Takes the seed out of what was asked, with the settings that were not; a random seed is told."""
     for name in [name for name, value in asked.items() if value is None and name != "seed"]:
@@ -194,30 +321,35 @@ def _tell_scores(pictures: Sequence[Picture]) -> None:
         click.echo(f"scores {' '.join(scores)}", err=True)
 
 
-def _write(out: Path, pictures: Sequence[Picture], grid_only: bool) -> None:
+def _write(out: Path, pictures: Sequence[Picture], grid_only: bool, columns: int | None = None) -> None:
     """Tells the scores of one prompt's pictures and writes them where `--out` says."""
     _tell_scores(pictures)
     if is_picture(out):
-        _write_as(out, [pictures])
+        rows = columns or len(pictures)
+        _write_as(out, [pictures[i : i + rows] for i in range(0, len(pictures), rows)], columns)
     else:
-        _write_into(out, pictures, grid_only)
+        _write_into(out, pictures, grid_only, columns)
 
 
-def _write_into(folder: Path, pictures: Sequence[Picture], grid_only: bool) -> None:
+def _write_into(folder: Path, pictures: Sequence[Picture], grid_only: bool, columns: int | None = None) -> None:
     """Writes one prompt's pictures and their grid into a folder, and prints where they are."""
     from pinxit.systems.system import grid
 
     for picture in [] if grid_only else pictures:
         click.echo(picture.save(free_path(folder, picture.prompt, f"seed{picture.seed}")))
     if grid_only or len(pictures) > 1:
-        whole = grid(pictures)
+        whole = grid(pictures, columns)
         click.echo(whole.save(free_path(folder, pictures[0].prompt, f"seed{whole.seed}-grid")))
 
 
-def _write_as(path: Path, sets: Sequence[Sequence[Picture]]) -> None:
-    """Writes everything as one picture: the only one, or a grid with a row for each prompt."""
+def _write_as(path: Path, sets: Sequence[Sequence[Picture]], columns: int | None = None) -> None:
+    """Writes everything as one picture: the only one, or a grid with a row for each set."""
     from pinxit.systems.system import grid
 
     everything = [picture for pictures in sets for picture in pictures]
-    whole = everything[0] if len(everything) == 1 else grid(everything, len(sets[0]) if len(sets) > 1 else None)
+    whole = (
+        everything[0]
+        if len(everything) == 1
+        else grid(everything, columns or (len(sets[0]) if len(sets) > 1 else None))
+    )
     click.echo(whole.save(path))

@@ -15,6 +15,7 @@ from pinxit.data.scene_world import CATEGORIES, Ask
 from pinxit.errors import PinxitError
 from pinxit.evaluation.following import Following, following, follows
 from pinxit.progress import Progress
+from pinxit.systems.dalle2 import DALLE2System
 from pinxit.systems.diffusion_system import DiffusionSystem
 from pinxit.systems.gan import GANSystem
 from pinxit.systems.system import Settings
@@ -27,7 +28,7 @@ AT_ONCE = 512
 """Candidates that are held in memory."""
 
 
-Painter = TokenSystem | DiffusionSystem | GANSystem
+Painter = TokenSystem | DiffusionSystem | DALLE2System | GANSystem
 """What draws pictures after prompts."""
 
 

@@ -20,6 +20,7 @@ from pinxit.evaluation.retrieval import Retrieval, retrieval
 from pinxit.progress import Progress, silent
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.codec import Codec
+from pinxit.systems.dalle2 import DALLE2System
 from pinxit.systems.diffusion_system import DiffusionSystem
 from pinxit.systems.gan import GANSystem
 from pinxit.systems.system import Settings, System
@@ -125,7 +126,7 @@ def parts(system: System) -> tuple[Codec | None, CLIPSystem | None]:
     """What of a system can be measured by itself."""
     if isinstance(system, TokenSystem):
         return system.codec, system.clip
-    if isinstance(system, DiffusionSystem | GANSystem):
+    if isinstance(system, DiffusionSystem | DALLE2System | GANSystem):
         return None, system.clip
     if isinstance(system, Codec):
         return system, None
@@ -145,7 +146,7 @@ def needs_captions(system: System) -> bool:
 def picture_size(system: System) -> int:
     """Pixels a side at which a system is measured: the codec's, or those that it draws, or that CLIP looks at."""
     codec, clip = parts(system)
-    if isinstance(system, DiffusionSystem | GANSystem):
+    if isinstance(system, DiffusionSystem | DALLE2System | GANSystem):
         return system.size
     if codec is not None:
         return codec.size

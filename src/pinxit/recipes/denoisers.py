@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor, nn
 
 from pinxit.checkpoints.files import read_tensors, to_config
 from pinxit.data.augment import random_mask
@@ -25,10 +26,12 @@ from pinxit.errors import PinxitError
 from pinxit.evaluation.health import health
 from pinxit.models.denoiser import Asked, Denoiser, DenoiserConfig, widened
 from pinxit.models.text_encoder import TextEncoderConfig
-from pinxit.objectives.denoising import Denoising
+from pinxit.objectives.denoising import Denoising, pictures
+from pinxit.objectives.objective import Batch
 from pinxit.recipes.codecs import PictureDataConfig, Pixels
 from pinxit.recipes.conditions import PREVIEWS, LabelDataConfig, Labels, TextDataConfig, Texts, prompts_of
 from pinxit.recipes.recipe import Context, Part, Recipe, Run, held_batches, hold_back
+from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.conditions import LabelCondition
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
 
@@ -49,6 +52,8 @@ class DrawingDataConfig(PictureDataConfig):
     flip: bool = False
     low_noise: float = 0.5
     """For a network that enlarges: how noisy the small pictures may be that it learns from, from 0 to 1."""
+    embedding_dropout: float = 0.1
+    """For a network that draws of embeddings: the share of them left out."""
     guidance: float = 3.0
     """By which previews are led, where there is something to draw for."""
 
@@ -90,6 +95,25 @@ class Example:
         if self.known:
             made |= {"known": made["pixels"], "mask": torch.from_numpy(random_mask(made["pixels"].shape[-1], rng))}
         return made
+
+
+class Seen(nn.Module):
+    """What the loss is about, with the embeddings that a frozen CLIP has of the pictures, but for some left out."""
+
+    def __init__(self, clip: CLIPSystem, dropout: float) -> None:
+        super().__init__()
+        self.clip, self.dropout = clip.clip, dropout
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Asked]:
+        """A batch -> its pixels, and what is asked."""
+        pixels, asked = pictures(batch)
+        with torch.no_grad():
+            side = self.clip.config.vision.size
+            seen = pixels if pixels.shape[-1] == side else F.interpolate(pixels, side, mode="bicubic", antialias=True)
+            embedding = self.clip.encode_image(seen)
+            if self.training:
+                embedding = embedding * (torch.rand(len(embedding), 1, device=embedding.device) >= self.dropout)
+        return pixels, replace(asked, embedding=embedding)
 
 
 def open_pictures(recipe: Recipe, context: Context) -> Pairs:
@@ -153,6 +177,12 @@ def build_denoiser(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
         config = replace(config, text=words.text)
     if words.labels:
         config = replace(config, classes=len(words.labels))
+    given: Callable[[Batch], tuple[Tensor, Asked]] = pictures
+    said = dict(words.said)
+    if config.embedding:
+        clip = CLIPSystem.from_checkpoint(context.model("clip"), torch.device("cpu"))
+        config = replace(config, embedding=clip.shape[0])
+        given, said["clip"] = Seen(clip, data.embedding_dropout).eval(), clip.fingerprint
     network = Denoiser(config)
     if "start" in context.parts:
         _start(network, context.model("start"))
@@ -165,12 +195,14 @@ def build_denoiser(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
         low_noise=data.low_noise if config.low_noise else None,
     )
     validation = held_batches(held, plain, VALIDATION_BATCH)
-    paint = _painter(network, words, data.guidance, validation)
+    paint = _painter(network, words, data.guidance, validation, given)
     return Run(
-        objective=Denoising(network, config.process, recipe.objective, paint, _checker(network, validation)),
+        objective=Denoising(
+            network, config.process, recipe.objective, paint, _checker(network, validation, given), given=given
+        ),
         samples=training,
         transform=example,
-        config={"kind": "denoiser", "config": to_config(config), **words.said},
+        config={"kind": "denoiser", "config": to_config(config), **said},
         validation=validation,
         tokenizer=words.tokenizer,
     )
@@ -196,33 +228,38 @@ def metas_of(pairs: Pairs) -> list[Mapping[str, Any]]:
 
 
 def _checker(
-    network: Denoiser, validation: Callable[[], Any] | None
+    network: Denoiser,
+    validation: Callable[[], Any] | None,
+    given: Callable[[Batch], tuple[Tensor, Asked]],
 ) -> Callable[[float | None], dict[str, float]] | None:
     """Looks at samples for what held back pictures show."""
     if validation is None:
         return None
-    batch = {name: value[:CHECKED] for name, value in next(iter(validation())).items()}
-    pixels = batch.pop("pixels")
-    asked = Asked(**batch)
+    pixels, asked = given({name: value[:CHECKED] for name, value in next(iter(validation())).items()})
     return lambda lag: health(NoiseDrawer(network), asked, pixels, lag)
 
 
 def _painter(
-    network: Denoiser, words: Words, guidance: float, validation: Callable[[], Any] | None
+    network: Denoiser,
+    words: Words,
+    guidance: float,
+    validation: Callable[[], Any] | None,
+    given: Callable[[Batch], tuple[Tensor, Asked]],
 ) -> Callable[[], Image.Image | None]:
     """Draws the previews: always the same prompts, or pictures held back, and the same noise."""
-    config, previews = network.config, words.previews
-    if config.low or config.known:
+    config, previews, away = network.config, words.previews, words.away
+    if config.low or config.known or config.embedding:
         if validation is None:
             return lambda: None
-        batch = next(iter(validation()))
-        shown = {name: value[:PREVIEWS] for name, value in batch.items() if name in Asked.__dataclass_fields__}
-        previews = Asked(**shown)
+        batch = {name: value[:PREVIEWS] for name, value in next(iter(validation())).items()}
+        previews = given(batch)[1]
+        if previews.embedding is not None:
+            away = replace(away or Asked(), embedding=torch.zeros_like(previews.embedding[:1]))
     rows = next((len(value) for value in vars(previews).values() if value is not None), PREVIEWS)
-    how = PREVIEW._replace(guidance=guidance if words.away else 1.0)
+    how = PREVIEW._replace(guidance=guidance if away else 1.0)
 
     def paint() -> Image.Image:
-        drawn = NoiseDrawer(network).draw(previews, range(rows), how, away=words.away)
+        drawn = NoiseDrawer(network).draw(previews, range(rows), how, away=away)
         return grid([to_pil(picture) for picture in drawn], 8)
 
     return paint

@@ -62,12 +62,14 @@ class Cascade:
         away: Asked | None = None,
         score: Callable[[int, int], Score] | None = None,
         shown: Shown | None = None,
+        noise: Tensor | None = None,
         steps: int | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
         """Pixels b 3 h w in [-1, 1] for what is asked of each and its seed, the base's as `NoiseDrawer.draw` has them.
 
-        `steps` are those of each network that enlarges, which is not guided.
+        The base starts from `noise` where that is given. `steps` are those of each network that enlarges, which is not
+        guided.
         """
         parts = 1 + len(self.larger)
 
@@ -75,7 +77,13 @@ class Cascade:
             return progress and (lambda done, total: progress(part * total + done, parts * total))
 
         pixels = self.base.draw(
-            showing(self.base, asked, shown, len(seeds)), seeds, how, away=away, score=score, progress=told(0)
+            showing(self.base, asked, shown, len(seeds)),
+            seeds,
+            how,
+            away=away,
+            score=score,
+            start_from=noise,
+            progress=told(0),
         )
         for part, drawer in enumerate(self.larger, 1):
             wanted = enlarging(drawer, asked, pixels, seeds, 2 * part)

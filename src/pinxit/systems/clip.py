@@ -73,10 +73,10 @@ class CLIPSystem(System):
 
     @property
     def fingerprint(self) -> str:
-        """A name for these weights; embeddings of models that differ in it must not be compared."""
+        """A name for these weights, the same in half precision; embeddings by others must not be compared."""
         digest = hashlib.blake2b(digest_size=8)
         for projection in (self.clip.vision.projection, self.clip.text.projection):
-            digest.update(projection.weight.detach().float().cpu().numpy().tobytes())
+            digest.update(projection.weight.detach().half().cpu().numpy().tobytes())
         return digest.hexdigest()
 
     @property

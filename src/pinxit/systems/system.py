@@ -38,6 +38,12 @@ class Settings(TypedDict, total=False):
     """The noise, as sigma/alpha, between which guidance is on; always where it is left out."""
     threshold: float | None
     """Dynamic thresholding: the share of a picture's values that stay within their range; clipped where left out."""
+    prior: str
+    """What makes embeddings of texts, for systems that draw pictures of those: "diffusion", or "none"."""
+    prior_steps: int
+    """Steps of drawing an embedding."""
+    prior_guidance: float
+    """Guidance of the prior."""
     gradient_guidance: float
     """How hard to follow a classifier or CLIP that has learnt from noisy pictures; 0 is not at all."""
     temperature: float
@@ -75,6 +81,7 @@ KINDS = {
     "ddpm": Kind(DIFFUSION, ("generate", "edit")),
     "adm": Kind(DIFFUSION, ("generate", "edit")),
     "glide": Kind(DIFFUSION, ("generate", "edit")),
+    "dalle2": Kind("pinxit.systems.dalle2:DALLE2System", ("generate", "edit", "vary", "blend", "restyle")),
     "gan": Kind("pinxit.systems.gan:GANSystem", ("generate",)),
     **{kind: Kind("pinxit.systems.codec:Codec", CODEC) for kind in ("palette", "vae", "vqvae", "dvae", "vqgan")},
     "clip": Kind(
@@ -235,7 +242,7 @@ def check(n: int, seed: int, settings: Settings) -> None:
     last = 2**63 - (candidates or n)
     if not _whole(seed) or not 0 <= seed <= last:
         raise PinxitError(f"The seed {seed} is out of range: give 0 to {last}, so that every picture's is below 2^63.")
-    for name in ("guidance", "temperature", "gradient_guidance"):
+    for name in ("guidance", "temperature", "prior_guidance", "gradient_guidance"):
         value = settings.get(name)
         if value is not None and not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
             raise PinxitError(f"{name} is {value!r}; give a number of at least 0.")
@@ -245,7 +252,7 @@ def check(n: int, seed: int, settings: Settings) -> None:
         raise PinxitError(f"top_p is {p!r}; give more than 0 and at most 1.")
     if (negative := settings.get("negative")) is not None and not isinstance(negative, str):
         raise PinxitError(f"negative is {negative!r}; give a text.")
-    for name in ("steps", "upsample_steps"):
+    for name in ("steps", "prior_steps", "upsample_steps"):
         steps = settings.get(name)
         if steps is not None and not (_whole(steps) and steps >= 1):  # type: ignore[operator]
             raise PinxitError(f"{name} is {steps!r}; give a whole number of at least 1.")

@@ -1,0 +1,327 @@
+"""DALL·E 2: texts to CLIP embeddings of pictures by a prior, and those to pictures by a decoder and what enlarges them.
+
+Ramesh et al. 2022, "Hierarchical Text-Conditional Image Generation with CLIP Latents". A picture is two things here: z,
+its embedding, which says what is in it, and x_T, the noise that the decoder makes it of, which says all the rest
+(section 3). Variations keep z and x_T, blends go from one to another, and restyling turns z along the difference of two
+texts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self, Unpack
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from pinxit.checkpoints.files import read_config
+from pinxit.data.images import fit, opaque, to_pil, to_tensor
+from pinxit.diffusion.guidance import ALWAYS
+from pinxit.errors import PinxitError, unknown
+from pinxit.models.denoiser import Asked
+from pinxit.progress import Progress
+from pinxit.systems.cascade import Cascade, Shown
+from pinxit.systems.clip import CLIPSystem
+from pinxit.systems.conditions import Condition, NoCondition, read_word_condition
+from pinxit.systems.masking import edited, masked
+from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
+from pinxit.systems.picture import Picture
+from pinxit.systems.prior_drawing import PriorDrawer, PriorDrawing
+from pinxit.systems.reranking import best, check_wish
+from pinxit.systems.system import Settings, System, read_defaults
+
+DEFAULTS: Settings = {
+    "prior": "diffusion",
+    "prior_steps": 64,
+    "prior_guidance": 1.0,
+    "sampler": "ddim",
+    "steps": 50,
+    "guidance": 1.0,
+    "negative": None,
+    "interval": None,
+    "threshold": None,
+    "upsample_steps": None,
+    "rerank": None,
+}
+"""What is in force where a checkpoint and the person say nothing."""
+
+PRIORS = ("diffusion", "none")
+"""What `prior` may be; "none" gives the decoder the embedding of the text (section 5.1)."""
+
+LARGER = ("upsampler", "second_upsampler")
+"""The folders of what enlarges, in their order."""
+
+
+class DALLE2System(System):
+    """CLIP, a prior, and a cascade whose base is unCLIP's decoder."""
+
+    kind = "dalle2"
+
+    def __init__(
+        self,
+        clip: CLIPSystem,
+        prior: PriorDrawer | None,
+        cascade: Cascade,
+        condition: Condition,
+        defaults: Settings | None = None,
+    ) -> None:
+        if cascade.base.config.embedding != clip.shape[0]:
+            raise PinxitError(
+                f"The decoder draws of embeddings of {cascade.base.config.embedding} numbers, this CLIP makes "
+                f"{clip.shape[0]}. They must belong together."
+            )
+        self.device = cascade.base.device
+        self.clip, self.prior, self.cascade, self.condition = clip, prior, cascade, condition
+        self.defaults = Settings(**{**DEFAULTS, **({} if prior else {"prior": "none"}), **(defaults or {})})
+
+    @classmethod
+    def from_checkpoint(cls, folder: Path, device: torch.device) -> Self:
+        """Reads config.json and the parts: `clip/`, `decoder/` and, if there are, `prior/` and those that enlarge."""
+        clip = CLIPSystem.from_checkpoint(folder / "clip", device)
+        trained = read_config(folder / "decoder").get("clip")
+        if trained not in (None, clip.fingerprint):
+            raise PinxitError(
+                f"{folder / 'decoder'} was trained with the embeddings of CLIP {trained}, and this one is "
+                f"{clip.fingerprint}: what it draws would be noise. Put the CLIP that it was trained with beside it."
+            )
+        decoder = NoiseDrawer.from_checkpoint(folder / "decoder", device)
+        larger = [NoiseDrawer.from_checkpoint(folder / name, device) for name in LARGER if (folder / name).exists()]
+        return cls(
+            clip,
+            PriorDrawer.from_checkpoint(folder / "prior", clip) if (folder / "prior").exists() else None,
+            Cascade(decoder, *larger),
+            read_word_condition(folder / "decoder", decoder.config.text, None),
+            read_defaults(folder, read_config(folder).get("defaults") or {}, DEFAULTS),
+        )
+
+    @classmethod
+    def takes(cls, kind: str) -> Settings:  # noqa: ARG003
+        """Those of the prior, the decoder and what enlarges."""
+        return DEFAULTS
+
+    @property
+    def size(self) -> int:
+        """Pixels a side of what it draws."""
+        return self.cascade.size
+
+    reads_texts = True
+
+    def quicken(self, *, bf16: bool = False, compile: bool = False) -> None:
+        """The cascade; CLIP and the prior, which are quick, stay as they are."""
+        self.cascade.quicken(bf16=bf16, compile=compile)
+
+    # From texts.
+
+    def generate(
+        self, prompt: str, n: int = 4, *, seed: int = 0, progress: Progress | None = None, **settings: Unpack[Settings]
+    ) -> list[Picture]:
+        """Draws for a text; for an empty one, whatever the prior comes upon."""
+        return self._make(prompt, n, seed, settings, progress)
+
+    def edit(
+        self,
+        image: Image.Image,
+        mask: Image.Image,
+        prompt: str,
+        n: int = 4,
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+        **settings: Unpack[Settings],
+    ) -> list[Picture]:
+        """Paints anew where the mask is white, at every stage; the rest stays as it was, to the pixel."""
+        before, white = masked(image, mask, self.size)
+        made = self._make(prompt, n, seed, settings, progress, shown=(before, white))
+        return [edited(picture, before, white) for picture in made]
+
+    def paint(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        settings: Settings,
+        progress: Progress | None = None,
+        *,
+        shown: Shown | None = None,
+    ) -> list[Image.Image]:
+        """A picture for each prompt and seed, by resolved settings."""
+        embeddings = self.imagine(prompts, seeds, settings)
+        return self.decode(embeddings, seeds, settings, prompts=prompts, shown=shown, progress=progress)
+
+    def imagine(self, prompts: Sequence[str], seeds: Sequence[int], settings: Settings) -> Tensor:
+        """Texts -> the embeddings b d of pictures to draw, by the prior that the settings name."""
+        if settings["prior"] not in PRIORS:
+            raise unknown("prior", settings["prior"], PRIORS)
+        if settings["prior"] == "none":
+            some = torch.tensor([bool(prompt) for prompt in prompts])
+            return self.clip.encode_text(list(prompts)) * some[:, None]
+        if self.prior is None:
+            raise PinxitError(f"{self.name or 'This model'} has no prior. Give prior=none.")
+        how = PriorDrawing(settings["prior_steps"], settings["prior_guidance"])
+        return self.prior.draw(prompts, seeds, how)
+
+    def decode(
+        self,
+        embeddings: Tensor,
+        seeds: Sequence[int],
+        settings: Settings,
+        *,
+        prompts: Sequence[str] | None = None,
+        noise: Tensor | None = None,
+        eta: float = 0.0,
+        shown: Shown | None = None,
+        progress: Progress | None = None,
+    ) -> list[Image.Image]:
+        """Pictures of embeddings b d, told their texts where there are; of some `noise` x_T rather than a seed's."""
+        away = self._asked(torch.zeros(1, embeddings.shape[1]), [settings["negative"] or ""])
+        drawn = self.cascade.draw(
+            self._asked(embeddings, prompts or [""] * len(embeddings)),
+            seeds,
+            Drawing(
+                sampler=settings["sampler"],
+                steps=settings["steps"] or 1,
+                guidance=settings["guidance"],
+                interval=settings["interval"] or ALWAYS,
+                threshold=settings["threshold"],
+                eta=eta,
+            ),
+            away=away,
+            shown=shown,
+            noise=noise,
+            steps=settings["upsample_steps"],
+            progress=progress,
+        )
+        return [to_pil(picture) for picture in drawn]
+
+    # From pictures.
+
+    def vary(
+        self,
+        image: Image.Image,
+        n: int = 4,
+        *,
+        eta: float = 1.0,
+        seed: int = 0,
+        progress: Progress | None = None,
+        **settings: Unpack[Settings],
+    ) -> list[Picture]:
+        """Draws the picture's z again from its x_T, the more at random the larger `eta`, from 0 to 1 (section 3.1).
+
+        With 0 it comes back as it was, as near as the decoder can.
+        """
+        if not 0 <= eta <= 1:
+            raise PinxitError(f"eta is {eta}; give 0, for the picture itself, to 1, for the most various.")
+        chosen = self._certain(n, seed, settings)
+        z, noise = self.take_apart([image], chosen)
+        seeds = range(seed, seed + n)
+        pictures = self.decode(
+            z.expand(n, -1), seeds, chosen, noise=noise.expand(n, -1, -1, -1), eta=eta, progress=progress
+        )
+        return self._pictures(pictures, "", seeds, chosen, varied=True, eta=eta)
+
+    def blend(
+        self,
+        images: Sequence[Image.Image],
+        frames: int = 8,
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+        **settings: Unpack[Settings],
+    ) -> list[Picture]:
+        """From each picture to the next in `frames`, both ends among them: z and x_T turn together (section 3.2)."""
+        if len(images) < 2 or frames < 2:
+            raise PinxitError(f"A blend takes two pictures and two frames at least, not {len(images)} and {frames}.")
+        chosen = self._certain(1, seed, settings)
+        z, noise = self.take_apart(images, chosen)
+        steps = torch.linspace(0, 1, frames)
+        ways = [
+            (slerp(z[i], z[j], steps), slerp(noise[i].flatten(), noise[j].flatten(), steps))
+            for i, j in pairwise(range(len(images)))
+        ]
+        rows = torch.cat([ours for ours, _ in ways])
+        start = torch.cat([theirs for _, theirs in ways]).view(-1, *noise.shape[1:])
+        pictures = self.decode(rows, [seed] * len(rows), chosen, noise=start, progress=progress)
+        return self._pictures(pictures, "", [seed] * len(rows), chosen, blended=len(images))
+
+    def restyle(
+        self,
+        image: Image.Image,
+        from_text: str,
+        to_text: str,
+        frames: int = 4,
+        *,
+        strength: float = 0.35,
+        seed: int = 0,
+        progress: Progress | None = None,
+        **settings: Unpack[Settings],
+    ) -> list[Picture]:
+        """Turns z towards the difference of two texts, in `frames` up to `strength` of the way (section 3.3)."""
+        if not 0 < strength <= 1:
+            raise PinxitError(f"strength is {strength}; give more than 0 and at most 1.")
+        if frames < 1:
+            raise PinxitError(f"{frames} frames show nothing; ask for at least 1.")
+        chosen = self._certain(1, seed, settings)
+        z, noise = self.take_apart([image], chosen)
+        to, source = self.clip.encode_text([to_text, from_text])
+        if torch.allclose(to, source):
+            raise PinxitError(
+                f"{from_text!r} and {to_text!r} are the same to this CLIP, so there is no way between them."
+            )
+        along = slerp(z[0], F.normalize(to - source, dim=0), strength * torch.arange(1, frames + 1) / frames)
+        seeds = [seed] * frames
+        pictures = self.decode(along, seeds, chosen, noise=noise.expand(frames, -1, -1, -1), progress=progress)
+        return self._pictures(pictures, to_text, seeds, chosen, restyled_from=from_text, strength=strength)
+
+    def take_apart(self, images: Sequence[Image.Image], settings: Settings) -> tuple[Tensor, Tensor]:
+        """Pictures -> z b d and x_T b 3 h w: what CLIP sees of them, and the noise that gives them by DDIM."""
+        base = self.cascade.base
+        small = [fit(opaque(image), base.size) for image in images]
+        z = self.clip.encode_image(small)
+        pixels = torch.stack([to_tensor(image) for image in small])
+        return z, base.invert(self._asked(z, [""] * len(small)), pixels, settings["steps"] or 1)
+
+    def _certain(self, n: int, seed: int, settings: Settings) -> Settings:
+        """Settings by which a picture comes back from its noise, but for those that are asked for."""
+        return self.resolve(n, seed, {"sampler": "ddim", "guidance": 1.0, **settings})
+
+    def _asked(self, embeddings: Tensor, prompts: Sequence[str]) -> Asked:
+        told = None if isinstance(self.condition, NoCondition) else self.condition(prompts)
+        return Asked(ids=told, embedding=embeddings)
+
+    def _make(
+        self,
+        prompt: str,
+        n: int,
+        seed: int,
+        settings: Settings,
+        progress: Progress | None,
+        *,
+        shown: Shown | None = None,
+    ) -> list[Picture]:
+        """The n best of as many candidates as the settings ask for, best first."""
+        chosen = self.resolve(n, seed, settings)
+        check_wish(self.name, chosen, self.clip)
+        seeds = range(seed, seed + (chosen["rerank"] or n))
+        images = self.paint([prompt] * len(seeds), seeds, chosen, progress, shown=shown)
+        return best(images, prompt, seeds, n, name=self.name, settings=self._told(chosen), clip=self.clip)
+
+    def _pictures(
+        self, images: Sequence[Image.Image], prompt: str, seeds: Sequence[int], settings: Settings, **more: Any
+    ) -> list[Picture]:
+        kept = {name: value for name, value in self._told(settings).items() if value is not None} | more
+        return [Picture(image, prompt, seed, self.name, kept) for image, seed in zip(images, seeds, strict=True)]
+
+    def _told(self, settings: Settings) -> Settings:
+        return settings | {"bf16": True} if self.cascade.base.bf16 else settings  # type: ignore[return-value]
+
+
+def slerp(a: Tensor, b: Tensor, shares: Tensor) -> Tensor:
+    """From vector a to b, d each, along the arc between them and in even lengths -> k d for shares k from 0 to 1."""
+    angle = math.acos(float(torch.clamp(F.cosine_similarity(a, b, dim=0), -1, 1)))
+    if math.sin(angle) < 1e-4:
+        return torch.lerp(a, b, shares[:, None])
+    return (torch.sin((1 - shares) * angle)[:, None] * a + torch.sin(shares * angle)[:, None] * b) / math.sin(angle)

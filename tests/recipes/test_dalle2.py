@@ -1,0 +1,122 @@
+"""DALL·E 2 through every stage for a few steps, and what can be asked of it then."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image, ImageDraw
+
+import pinxit
+from pinxit.cli.main import main
+from pinxit.data.images import open_image
+from pinxit.data.scenes import Scenes
+from pinxit.errors import PinxitError
+from pinxit.evaluation.report import evaluate
+from pinxit.recipes.catalogue import find
+from pinxit.recipes.overrides import override
+from pinxit.recipes.pipeline import Pipeline
+from pinxit.recipes.recipe import Context, Recipe
+from pinxit.systems.dalle2 import DALLE2System, slerp
+from pinxit.systems.picture import read_settings
+from pinxit.systems.system import Settings
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pipeline, folder = find("dalle2-tiny"), tmp_path_factory.mktemp("dalle2")
+    assert isinstance(pipeline, Pipeline)
+    stages = [stage for stage, what in pipeline.stages.items() if isinstance(what, Recipe)]
+    settings = [f"{stage}.training.{key}" for stage in stages for key in ("steps=3", "batch_size=8")]
+    context = Context("scenes:80", folder)
+    override(pipeline, [*settings, *(f"{stage}.data.validation=6" for stage in stages)]).run(context)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def system(folder: Path) -> DALLE2System:
+    found = pinxit.load(folder, "cpu")
+    assert isinstance(found, DALLE2System)
+    return found
+
+
+PICTURE = Scenes(3)[2].image
+FEW: Settings = {"steps": 4, "prior_steps": 4}
+TEXT_ALONE: Settings = {"steps": 4, "prior": "none"}
+
+
+def test_from_texts(system: DALLE2System) -> None:
+    one, two = system.generate("a red star", 2, seed=3, **FEW)
+    assert one.image.size == (32, 32)
+    assert one.settings["prior"] == "diffusion"
+    (alone,) = system.generate("a red star", 1, seed=4, **FEW)
+    assert np.abs(np.asarray(alone.image).astype(int) - np.asarray(two.image).astype(int)).max() <= 1
+    (without,) = system.generate("a red star", 1, seed=3, **TEXT_ALONE)
+    assert without.image.tobytes() != one.image.tobytes()
+    assert system.generate("", 1, **FEW)[0].image.size == (32, 32)
+    with pytest.raises(PinxitError, match="There is no prior 'autoregressive'"):
+        system.generate("a red star", 1, prior="autoregressive")
+
+
+def test_from_pictures(system: DALLE2System) -> None:
+    few: Settings = {"steps": 4}
+    varied = system.vary(PICTURE, 2, seed=1, **few)
+    assert varied[0].image.tobytes() != varied[1].image.tobytes()
+    assert varied[0].settings["eta"] == 1.0
+    blended = system.blend([PICTURE, Scenes(2)[0].image, PICTURE], frames=3, **few)
+    assert len(blended) == 6
+    same = [np.asarray(blended[i].image).astype(int) for i in (0, 5)]
+    assert np.abs(same[0] - same[1]).max() <= 1, "the ends are the same picture"
+    styled = system.restyle(PICTURE, "a red star", "a blue star", frames=2, **few)
+    assert [picture.prompt for picture in styled] == ["a blue star"] * 2
+    with pytest.raises(PinxitError, match=r"eta is 2; give 0"):
+        system.vary(PICTURE, eta=2)
+    with pytest.raises(PinxitError, match="there is no way between them"):
+        system.restyle(PICTURE, "a star", "a star")
+    with pytest.raises(PinxitError, match="A blend takes two pictures"):
+        system.blend([PICTURE])
+
+
+def test_an_edit_keeps_the_rest(system: DALLE2System) -> None:
+    picture, mask = Image.new("RGB", (32, 32), "red"), Image.new("L", (32, 32), 0)
+    ImageDraw.Draw(mask).rectangle((0, 0, 15, 31), 255)
+    (edited,) = system.edit(picture, mask, "a blue star", 1, **FEW)
+    assert (np.asarray(edited.image)[:, 16:] == (255, 0, 0)).all()
+
+
+def test_a_turn_is_even_and_keeps_lengths() -> None:
+    a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    torch.testing.assert_close(
+        slerp(a, b, torch.tensor([0.0, 1 / 3, 1.0])), torch.tensor([[1.0, 0.0], [0.75**0.5, 0.5], [0.0, 1.0]])
+    )
+    torch.testing.assert_close(slerp(a, a, torch.tensor([0.5])), a[None])
+
+
+def test_from_the_command_line(folder: Path, tmp_path: Path) -> None:
+    one, two, out = tmp_path / "one.png", tmp_path / "two.png", tmp_path / "out"
+    PICTURE.save(one)
+    Scenes(2)[1].image.save(two)
+
+    def run(*words: str | Path) -> list[Path]:
+        told = CliRunner().invoke(main, [*map(str, words), "--model", str(folder), "--steps", "3", "--seed", "0"])
+        assert told.exit_code == 0, told.output
+        return [Path(line) for line in told.stdout.splitlines()]
+
+    assert [open_image(path).size for path in run("vary", one, "-n", "2", "-o", out)] == [(32, 32)] * 2 + [(66, 32)]
+    assert open_image(run("blend", one, two, one, "--frames", "3", "-o", tmp_path / "blend.png")[0]).size == (100, 66)
+    run("blend", one, two, "--frames", "2", "--grid", "-o", out, "--gif", tmp_path / "blend.gif")
+    with Image.open(tmp_path / "blend.gif") as animation:
+        assert getattr(animation, "n_frames", 1) == 3  # there, longer, and back
+    style = ["--from", "a red star", "--to", "a blue star"]
+    row = run("restyle", one, *style, "--frames", "3", "-o", tmp_path / "style.png")
+    assert open_image(row[0]).size == (100, 32)
+    told = read_settings(row[0])
+    assert told["settings"]["restyled_from"] == "a red star"
+
+
+def test_it_can_be_measured(system: DALLE2System) -> None:
+    settings: Settings = {"steps": 2, "prior_steps": 2}
+    report = evaluate(system, Scenes(4, size=32, split="held-in"), source="scenes:4:held-in", settings=settings)
+    assert report.following is not None
+    assert "prior diffusion" in report.table()
