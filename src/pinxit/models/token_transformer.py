@@ -44,7 +44,8 @@ class TokenTransformerConfig:
     predicts_condition: bool = True
     """The condition is told as well, each id from those before it, as DALL·E learns its texts."""
     condition_vector: int | None = None
-    """The condition is a vector of this width, an embedding of CLIP's, spread over its l positions."""
+    """The condition is a vector of this width, an embedding of CLIP's, spread over its l positions; or where it has ids
+    as well, those with the vector behind the last of them."""
     pad: int | None = None
     """The id of the condition that stands for no token, where its vocabulary has one. Otherwise each position has a
     pad of its own, on top of the vocabulary, as DALL·E has them."""
@@ -54,8 +55,8 @@ class TokenTransformerConfig:
     def __post_init__(self) -> None:
         if self.order == "masked" and (self.attention != "full" or self.predicts_condition):
             raise PinxitError("order=masked goes with attention=full and predicts_condition=false.")
-        if self.condition_vector is not None and (self.condition_vocabulary or self.predicts_condition):
-            raise PinxitError("condition_vector goes with condition_vocabulary=0 and predicts_condition=false.")
+        if self.condition_vector is not None and self.predicts_condition:
+            raise PinxitError("condition_vector goes with predicts_condition=false.")
         if self.pad is not None and not 0 <= self.pad < self.condition_vocabulary:
             raise PinxitError(
                 f"pad={self.pad} is none of the {self.condition_vocabulary} ids of the condition. Give one of them, or "
@@ -66,6 +67,13 @@ class TokenTransformerConfig:
     def condition_ids(self) -> int:
         """Ids of the condition, pads among them."""
         return self.condition_vocabulary + (self.condition_length if self.pad is None else 0)
+
+    @property
+    def vector_length(self) -> int:
+        """Positions that a vector of the condition takes."""
+        if self.condition_vector is None:
+            return 0
+        return 1 if self.condition_vocabulary else self.condition_length
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -135,7 +143,7 @@ class TokenTransformer(nn.Module):
         masked = config.order == "masked"
         self.condition_embedding = nn.Embedding(config.condition_ids, config.width)
         if config.condition_vector is not None:
-            self.condition_input = Linear(config.condition_vector, config.condition_length * config.width)
+            self.condition_input = Linear(config.condition_vector, config.vector_length * config.width)
         self.image_embedding = nn.Embedding(config.image_vocabulary + masked, config.width)
         self.condition_position = nn.Parameter(torch.zeros(config.condition_length, config.width))
         if config.positions == "each":
@@ -182,13 +190,17 @@ class TokenTransformer(nn.Module):
         return (self.row_position + self.column_position).flatten(0, 1)
 
     def embed_condition(self, condition: Tensor) -> Tensor:
-        """Ids b l, or vectors b w of which one that is all zeros is no condition -> b l d."""
+        """Ids b l; vectors b w, of which one that is all zeros is no condition; or floats of both b l-1+w -> b l d."""
         if self.config.condition_vector is None:
             found: Tensor = self.condition_embedding(condition)
             return found
-        vectors = self.condition_input(condition.to(self.condition_position.dtype)).unflatten(
-            1, (self.config.condition_length, -1)
+        length = self.config.condition_length - self.config.vector_length
+        ids, vector = condition[:, :length], condition[:, length:]
+        vectors = self.condition_input(vector.to(self.condition_position.dtype)).unflatten(
+            1, (self.config.vector_length, -1)
         )
+        if length:
+            return torch.cat([self.condition_embedding(ids.long()), vectors], 1)
         given = condition.any(1)[:, None, None]
         return torch.where(given, vectors, self.condition_embedding.weight.to(vectors.dtype))
 
@@ -197,14 +209,16 @@ class TokenTransformer(nn.Module):
         return [getattr(self, f"{pattern}_mask")[start:end, :end] for pattern in self.patterns] or None
 
     def no_condition(self, rows: int) -> Tensor:
-        """What stands for no condition, and guidance compares with: nothing but pads b l, or zeros b w."""
+        """What stands for no condition, and guidance compares with: nothing but pads b l, or zeros b w, or both."""
         device = self.condition_position.device
-        if self.config.condition_vector is not None:
-            return torch.zeros(rows, self.config.condition_vector, device=device)
+        length = self.config.condition_length - self.config.vector_length
         if self.config.pad is not None:
-            return torch.full((rows, self.config.condition_length), self.config.pad, device=device)
-        pads = torch.arange(self.config.condition_length, device=device) + self.config.condition_vocabulary
-        return pads.expand(rows, -1)
+            pads = torch.full((rows, length), self.config.pad, device=device)
+        else:
+            pads = (torch.arange(length, device=device) + self.config.condition_vocabulary).expand(rows, -1)
+        if self.config.condition_vector is None:
+            return pads
+        return torch.cat([pads.float(), torch.zeros(rows, self.config.condition_vector, device=device)], 1)
 
     def following(self, condition: Tensor) -> Continuation:
         """The logits of one image token after the other, for the sampler."""

@@ -34,10 +34,15 @@ class NextToken(Objective):
         config: NextTokenConfig,
         paint: Callable[[], Image.Image | None] | None = None,
         name: str = "transformer",
+        given: Callable[[Batch], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
-        """`network` maps a condition and image ids b n to their logits; `paint` draws the preview with it."""
+        """`network`, shipped by its `name`, maps a condition and image ids b n to their logits.
+
+        `paint` draws the preview with it. `given` makes of a batch both of them, which are its `condition` b l (or
+        vectors b w) and `image` b n otherwise.
+        """
         super().__init__()
-        self.name = name
+        self.name, self.given = name, given
         self.network = network
         self.config = config
         self.paint = paint
@@ -47,8 +52,8 @@ class NextToken(Objective):
         return {self.name: self.network}
 
     def loss(self, batch: Batch, turn: str, step: int) -> tuple[Tensor, Numbers]:  # noqa: ARG002
-        """`batch["condition"]` b l (or vectors b w) and `batch["image"]` b n, int64. The numbers are nats per token."""
-        condition, image = batch["condition"], batch["image"]
+        """Of what `given` makes of the batch. The numbers are nats per token."""
+        condition, image = self.given(batch) if self.given else (batch["condition"], batch["image"])
         seen = image
         if self.training and self.config.keep < 1:
             other = torch.randint_like(image, int(self.network.config.image_vocabulary))  # type: ignore[union-attr,arg-type]
