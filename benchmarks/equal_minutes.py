@@ -79,7 +79,7 @@ def sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], heads: Sequence[str
     whole = Image.new("RGB", (wide, top + len(rows) * (side + gap)), "white")
     pen, font, small = ImageDraw.Draw(whole), ImageFont.load_default(15), ImageFont.load_default(12)
     for x, head in enumerate(heads):
-        pen.multiline_text((left + x * (side + gap), 4), textwrap.fill(head, 22), "black", small)
+        pen.multiline_text((left + x * (side + gap), 4), textwrap.fill(head, side // 6), "black", small)
     for y, (label, pictures) in enumerate(rows):
         pen.text((6, top + y * (side + gap) + side // 2 - 8), label, "black", font)
         for x, picture in enumerate(pictures):

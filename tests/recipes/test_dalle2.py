@@ -55,8 +55,12 @@ def test_from_texts(system: DALLE2System) -> None:
     (without,) = system.generate("a red star", 1, seed=3, **TEXT_ALONE)
     assert without.image.tobytes() != one.image.tobytes()
     assert system.generate("", 1, **FEW)[0].image.size == (32, 32)
-    with pytest.raises(PinxitError, match="There is no prior 'autoregressive'"):
-        system.generate("a red star", 1, prior="autoregressive")
+    in_turn = system.imagine(["a red star", ""], [3, 4], {**system.defaults, "prior": "autoregressive"})
+    torch.testing.assert_close(
+        system.imagine([""], [4], {**system.defaults, "prior": "autoregressive", "prior_guidance": 1.0})[0], in_turn[1]
+    )
+    with pytest.raises(PinxitError, match=r"There is no prior 'diffuson'\. Did you mean 'diffusion'"):
+        system.generate("a red star", 1, prior="diffuson")
 
 
 def test_from_pictures(system: DALLE2System) -> None:

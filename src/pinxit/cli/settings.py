@@ -45,7 +45,7 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
             metavar="P",
             help="Dynamic thresholding: the share of values kept in range.",
         ),
-        click.option("--prior", metavar="NAME", help="From texts to embeddings: diffusion, none."),
+        click.option("--prior", metavar="NAME", help="From texts to embeddings: diffusion, autoregressive, none."),
         click.option("--prior-steps", type=click.IntRange(1), metavar="K", help="Of drawing an embedding."),
         click.option("--prior-guidance", type=click.FloatRange(0), metavar="G", help="How hard the prior follows."),
         click.option(

@@ -122,6 +122,8 @@ RECIPES: dict[str, Callable[[], Recipe | Pipeline | Stage]] = {
     "dalle2-scenes-tiny": dalle2.dalle2_scenes_tiny,
     "dalle2-decoder": dalle2.dalle2_decoder,
     "dalle2-decoder-tiny": dalle2.dalle2_decoder_tiny,
+    "dalle2-ar-prior": prior.dalle2_ar_prior,
+    "dalle2-ar-prior-tiny": prior.dalle2_ar_prior_tiny,
     "dalle2-prior": prior.dalle2_prior,
     "dalle2-prior-tiny": prior.dalle2_prior_tiny,
     "glide": glide.glide,

@@ -15,7 +15,7 @@ from pinxit.recipes.denoisers import TextDrawingDataConfig
 from pinxit.recipes.glide import glide_base, glide_base_tiny
 from pinxit.recipes.model import ModelStage
 from pinxit.recipes.pipeline import Pipeline
-from pinxit.recipes.prior import dalle2_prior, dalle2_prior_tiny
+from pinxit.recipes.prior import dalle2_ar_prior, dalle2_ar_prior_tiny, dalle2_prior, dalle2_prior_tiny
 from pinxit.recipes.recipe import DataConfig, Recipe
 from pinxit.recipes.tokens import TokensStage
 
@@ -23,7 +23,7 @@ EMBEDDINGS = TokensStage(
     name="dalle2-embeddings", data=DataConfig(), encoder="clip", summary="Encode the pictures by CLIP once."
 )
 
-PARTS = ("clip", "prior", "decoder")
+PARTS = ("clip", "prior", "ar_prior", "decoder")
 
 DEFAULTS = {"sampler": "dpm-solver", "steps": 25, "guidance": 3.0}
 
@@ -67,6 +67,7 @@ def dalle2() -> Pipeline:
             "clip": clip(),
             "embeddings": EMBEDDINGS,
             "prior": dalle2_prior(),
+            "ar_prior": dalle2_ar_prior(),
             "decoder": dalle2_decoder(),
             "model": ModelStage(name="dalle2-model", kind="dalle2", parts=PARTS, defaults=DEFAULTS),
         },
@@ -85,6 +86,7 @@ def dalle2_tiny() -> Pipeline:
             **whole.stages,
             "clip": clip_tiny(),
             "prior": dalle2_prior_tiny(),
+            "ar_prior": dalle2_ar_prior_tiny(),
             "decoder": dalle2_decoder_tiny(),
         },
     )
@@ -92,7 +94,7 @@ def dalle2_tiny() -> Pipeline:
 
 def dalle2_scenes() -> Pipeline:
     """On drawn scenes, whose truth is known, within 90 minutes on two cores."""
-    whole, decoder, prior = dalle2(), dalle2_decoder(), dalle2_prior()
+    whole, decoder, prior, ar_prior = dalle2(), dalle2_decoder(), dalle2_prior(), dalle2_ar_prior()
     text = replace(decoder.model.text, vocabulary=640, length=24)
     return replace(
         whole,
@@ -106,6 +108,7 @@ def dalle2_scenes() -> Pipeline:
                 training=replace(clip().training, steps=800, batch_size=128),
             ),
             "prior": replace(prior, data=replace(prior.data, captions=CAPTIONS)),
+            "ar_prior": replace(ar_prior, data=replace(ar_prior.data, captions=CAPTIONS)),
             "decoder": replace(
                 decoder,
                 model=replace(decoder.model, text=text),

@@ -18,9 +18,11 @@ from pinxit.diffusion.schedules import DiscreteConfig
 from pinxit.errors import PinxitError
 from pinxit.evaluation.prior_health import prior_errors, prior_health
 from pinxit.jobs.encode import Encoded, EncodedSample
+from pinxit.models.ar_prior import ARPrior, ARPriorConfig
 from pinxit.models.clip import CLIP
 from pinxit.models.prior import Prior, PriorConfig, Read, read
 from pinxit.objectives.denoising import Denoising, DenoisingConfig
+from pinxit.objectives.next_token import NextToken, NextTokenConfig
 from pinxit.objectives.objective import Batch
 from pinxit.recipes.recipe import UNMEASURED, Context, Recipe, Run, held_batches
 from pinxit.systems.clip import CLIPSystem
@@ -33,6 +35,10 @@ VALIDATION_BATCH = 256
 
 CHECKED = 128
 """Held back texts for which embeddings are drawn, to see how near they come."""
+
+
+NEAR = 4_096
+"""Pictures that tell how near texts are."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,25 @@ class Given(nn.Module):
             return (batch["embedding"] - self.mean) / self.std, read(self.clip, batch["ids"])
 
 
+class ARGiven(nn.Module):
+    """What the loss of an autoregressive prior is about: codes of embeddings, and what is told before them."""
+
+    def __init__(self, prior: ARPrior, clip: CLIP, dropout: float) -> None:
+        super().__init__()
+        self.prior, self.clip, self.dropout = prior, clip, dropout
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """A batch of `Captioned` -> conditions b l+2+d, and codes b k. In training some conditions are left out."""
+        prior, ids, rows = self.prior, batch["ids"], batch["embedding"]
+        with torch.no_grad():
+            texts = self.clip.encode_text(ids)
+            condition = prior.condition(ids, prior.nearness((rows * texts).sum(1)), texts)
+            if self.training:
+                dropped = torch.rand(len(rows), 1, device=rows.device) < self.dropout
+                condition = torch.where(dropped, prior.transformer.no_condition(len(rows)), condition)
+            return condition, prior.encode(rows)
+
+
 def load_embeddings(recipe: Recipe, context: Context) -> Encoded:  # noqa: ARG001
     """The embeddings that the stage before has kept."""
     encoded = Encoded.load(context.part("embeddings"))
@@ -94,38 +119,89 @@ def load_embeddings(recipe: Recipe, context: Context) -> Encoded:  # noqa: ARG00
     return encoded
 
 
-def build_prior(recipe: Recipe, context: Context, encoded: Encoded) -> Run:
-    """A diffusion prior over the embeddings of one CLIP."""
+@dataclass(frozen=True)
+class Prepared:
+    """What both priors learn from."""
+
+    clip: CLIPSystem
+    training: Encoded
+    held: Encoded
+    rows: Tensor
+    """All embeddings to train on, n d."""
+    plain: Captioned
+
+
+def prepared(context: Context, data: PriorDataConfig, encoded: Encoded) -> Prepared:
+    """Embeddings, and the CLIP that made them."""
     clip = CLIPSystem.from_checkpoint(context.model("clip"), torch.device("cpu"))
-    model, data, known = recipe.model, recipe.data, clip.clip.config
-    assert isinstance(model, PriorConfig)
     if encoded.shape != clip.shape:
         raise PinxitError(
-            f"The embeddings have {encoded.shape[0]} numbers, those of {context.model('clip')} {clip.shape[0]}."
+            f"The embeddings have {encoded.shape[0]} numbers, those of {context.model('clip')} {clip.shape[0]}. Give "
+            "the CLIP that made them."
         )
-    config = replace(model, embedding=clip.shape[0], length=known.text.length, text_width=known.text.width)
     training, held = encoded.hold_back(data.validation)
     rows = torch.from_numpy(training.values.astype(np.float32))
+    return Prepared(clip, training, held, rows, Captioned(clip.tokenizer, clip.clip.config.text.length, data.captions))
+
+
+def build_prior(recipe: Recipe, context: Context, encoded: Encoded) -> Run:
+    """A diffusion prior over the embeddings of one CLIP."""
+    data, made = recipe.data, prepared(context, recipe.data, encoded)
+    known, model = made.clip.clip.config, recipe.model
+    assert isinstance(model, PriorConfig)
+    config = replace(model, embedding=known.width, length=known.text.length, text_width=known.text.width)
     prior = Prior(config)
-    prior.mean.copy_(rows.mean(0))
-    prior.std.copy_(rows.std(0).clamp_min(1e-4))
-    plain = Captioned(clip.tokenizer, known.text.length, data.captions)
-    validation = held_batches(held, plain, VALIDATION_BATCH)
-    given = Given(clip.clip, prior.mean.clone(), prior.std.clone())
+    prior.mean.copy_(made.rows.mean(0))
+    prior.std.copy_(made.rows.std(0).clamp_min(1e-4))
+    validation = held_batches(made.held, made.plain, VALIDATION_BATCH)
+    given = Given(made.clip.clip, prior.mean.clone(), prior.std.clone())
     return Run(
         objective=Denoising(
             prior,
             config.process,
             recipe.objective,
-            check=_checker(prior, clip, given, held, validation),
+            check=_checker(prior, made.clip, given, made.held, validation),
             name="prior",
             given=given,
         ),
-        samples=training,
-        transform=replace(plain, bpe_dropout=data.bpe_dropout, dropout=data.caption_dropout),
-        config={"kind": "prior", "config": to_config(config), "clip": clip.fingerprint},
+        samples=made.training,
+        transform=replace(made.plain, bpe_dropout=data.bpe_dropout, dropout=data.caption_dropout),
+        config={"kind": "prior", "config": to_config(config), "clip": made.clip.fingerprint},
         validation=validation,
     )
+
+
+def build_ar_prior(recipe: Recipe, context: Context, encoded: Encoded) -> Run:
+    """An autoregressive prior over the same."""
+    data, made = recipe.data, prepared(context, recipe.data, encoded)
+    known, model = made.clip.clip.config, recipe.model
+    assert isinstance(model, ARPriorConfig)
+    config = replace(
+        model,
+        embedding=known.width,
+        length=known.text.length,
+        vocabulary=known.text.vocab_size,
+        dimensions=min(model.dimensions, known.width),
+    )
+    prior = ARPrior(config)
+    prior.fit(made.rows, _dots(made))
+    return Run(
+        objective=NextToken(
+            prior, recipe.objective, name="ar_prior", given=ARGiven(prior, made.clip.clip, data.caption_dropout)
+        ),
+        samples=made.training,
+        transform=replace(made.plain, bpe_dropout=data.bpe_dropout),
+        config={"kind": "ar_prior", "config": to_config(config), "clip": made.clip.fingerprint},
+        validation=held_batches(made.held, made.plain, VALIDATION_BATCH),
+    )
+
+
+def _dots(made: Prepared) -> Tensor:
+    """How near some pictures are to their texts."""
+    rng, count = np.random.default_rng(0), min(len(made.training), NEAR)
+    places = [i * len(made.training) // count for i in range(count)]
+    texts = [draw_caption("", made.training.captions_at(i), made.plain.captions, rng) for i in places]
+    return (made.clip.encode_text(texts) * made.rows[places]).sum(1)
 
 
 def _checker(
@@ -185,4 +261,41 @@ def dalle2_prior_tiny() -> Recipe:
         data=PriorDataConfig(captions={"short": 1.0}, bpe_dropout=0.0, validation=64),
         optimizer=replace(recipe.optimizer, warmup=20),
         training=replace(recipe.training, steps=300, batch_size=64, ema_decay=0.98),
+    )
+
+
+def dalle2_ar_prior() -> Recipe:
+    """Over the same embeddings."""
+    recipe = dalle2_prior()
+    return replace(
+        recipe,
+        name="dalle2-ar-prior",
+        summary="unCLIP's autoregressive prior: the same, number by number over the principal components.",
+        model=ARPriorConfig(
+            embedding=128,
+            length=64,
+            vocabulary=2_048,
+            dimensions=96,
+            buckets=256,
+            width=256,
+            depth=6,
+            heads=4,
+        ),
+        objective=NextTokenConfig(),
+        build=build_ar_prior,
+    )
+
+
+def dalle2_ar_prior_tiny() -> Recipe:
+    """The same over the CLIP of `clip-tiny`, in seconds."""
+    recipe, tiny = dalle2_ar_prior(), dalle2_prior_tiny()
+    return replace(
+        recipe,
+        name="dalle2-ar-prior-tiny",
+        summary="The recipe dalle2-ar-prior for pictures of 32 pixels, in seconds.",
+        hardware="1 core",
+        model=replace(recipe.model, dimensions=24, buckets=32, dots=16, width=64, depth=2, heads=2),
+        data=tiny.data,
+        optimizer=tiny.optimizer,
+        training=tiny.training,
     )

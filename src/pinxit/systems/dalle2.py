@@ -9,7 +9,7 @@ texts.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -31,7 +31,7 @@ from pinxit.systems.conditions import Condition, NoCondition, read_word_conditio
 from pinxit.systems.masking import edited, masked
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
 from pinxit.systems.picture import Picture
-from pinxit.systems.prior_drawing import PriorDrawer, PriorDrawing
+from pinxit.systems.prior_drawing import ARPriorDrawer, Imagines, PriorDrawer, PriorDrawing
 from pinxit.systems.reranking import best, check_wish
 from pinxit.systems.system import Settings, System, read_defaults
 
@@ -50,8 +50,14 @@ DEFAULTS: Settings = {
 }
 """What is in force where a checkpoint and the person say nothing."""
 
-PRIORS = ("diffusion", "none")
-"""What `prior` may be; "none" gives the decoder the embedding of the text (section 5.1)."""
+NO_PRIOR = "none"
+"""What `prior` may be besides: the decoder is given the embedding of the text (section 5.1)."""
+
+PRIORS: dict[str, tuple[str, type[PriorDrawer | ARPriorDrawer]]] = {
+    "diffusion": ("prior", PriorDrawer),
+    "autoregressive": ("ar_prior", ARPriorDrawer),
+}
+"""What `prior` may be: its folder, and what draws by it."""
 
 LARGER = ("upsampler", "second_upsampler")
 """The folders of what enlarges, in their order."""
@@ -65,7 +71,7 @@ class DALLE2System(System):
     def __init__(
         self,
         clip: CLIPSystem,
-        prior: PriorDrawer | None,
+        priors: Mapping[str, Imagines],
         cascade: Cascade,
         condition: Condition,
         defaults: Settings | None = None,
@@ -76,12 +82,12 @@ class DALLE2System(System):
                 f"{clip.shape[0]}. They must belong together."
             )
         self.device = cascade.base.device
-        self.clip, self.prior, self.cascade, self.condition = clip, prior, cascade, condition
-        self.defaults = Settings(**{**DEFAULTS, **({} if prior else {"prior": "none"}), **(defaults or {})})
+        self.clip, self.priors, self.cascade, self.condition = clip, priors, cascade, condition
+        self.defaults = Settings(**{**DEFAULTS, "prior": next(iter(priors), NO_PRIOR), **(defaults or {})})
 
     @classmethod
     def from_checkpoint(cls, folder: Path, device: torch.device) -> Self:
-        """Reads config.json and the parts: `clip/`, `decoder/` and, if there are, `prior/` and those that enlarge."""
+        """Reads config.json and the parts: `clip/`, `decoder/` and, if there are, priors and those that enlarge."""
         clip = CLIPSystem.from_checkpoint(folder / "clip", device)
         trained = read_config(folder / "decoder").get("clip")
         if trained not in (None, clip.fingerprint):
@@ -93,7 +99,11 @@ class DALLE2System(System):
         larger = [NoiseDrawer.from_checkpoint(folder / name, device) for name in LARGER if (folder / name).exists()]
         return cls(
             clip,
-            PriorDrawer.from_checkpoint(folder / "prior", clip) if (folder / "prior").exists() else None,
+            {
+                name: drawer.from_checkpoint(folder / part, clip)
+                for name, (part, drawer) in PRIORS.items()
+                if (folder / part).exists()
+            },
             Cascade(decoder, *larger),
             read_word_condition(folder / "decoder", decoder.config.text, None),
             read_defaults(folder, read_config(folder).get("defaults") or {}, DEFAULTS),
@@ -154,15 +164,13 @@ class DALLE2System(System):
 
     def imagine(self, prompts: Sequence[str], seeds: Sequence[int], settings: Settings) -> Tensor:
         """Texts -> the embeddings b d of pictures to draw, by the prior that the settings name."""
-        if settings["prior"] not in PRIORS:
-            raise unknown("prior", settings["prior"], PRIORS)
-        if settings["prior"] == "none":
+        if settings["prior"] == NO_PRIOR:
             some = torch.tensor([bool(prompt) for prompt in prompts])
             return self.clip.encode_text(list(prompts)) * some[:, None]
-        if self.prior is None:
-            raise PinxitError(f"{self.name or 'This model'} has no prior. Give prior=none.")
+        if settings["prior"] not in self.priors:
+            raise unknown("prior", settings["prior"], (*self.priors, NO_PRIOR))
         how = PriorDrawing(settings["prior_steps"], settings["prior_guidance"])
-        return self.prior.draw(prompts, seeds, how)
+        return self.priors[settings["prior"]].draw(prompts, seeds, how)
 
     def decode(
         self,

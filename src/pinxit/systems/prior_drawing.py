@@ -1,24 +1,29 @@
-"""From texts to CLIP embeddings of pictures of them, by a diffusion prior (Ramesh et al. 2022, section 2.2)."""
+"""From texts to CLIP embeddings of pictures of them, by either prior (Ramesh et al. 2022, section 2.2)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pinxit.checkpoints.files import from_config, load_network, read_config
 from pinxit.diffusion import guidance, samplers
 from pinxit.diffusion.levels import Denoiser
 from pinxit.diffusion.process import Process
 from pinxit.errors import PinxitError
+from pinxit.models.ar_prior import ARPrior, ARPriorConfig
 from pinxit.models.prior import Prior, PriorConfig, Read, read
 from pinxit.progress import Progress
 from pinxit.systems.clip import CLIPSystem
-from pinxit.systems.noise_drawing import noise_of
+from pinxit.systems.noise_drawing import mixed, noise_of
+from pinxit.systems.system import Settings
+from pinxit.systems.token_drawing import TokenDrawer
+
+Network = TypeVar("Network", bound=nn.Module)
 
 BATCH = 256
 """Embeddings that are drawn at once."""
@@ -31,40 +36,59 @@ class PriorDrawing(NamedTuple):
     """How embeddings are drawn."""
 
     steps: int = 64
-    """As in the paper (table 3)."""
+    """Of the diffusion prior, as in the paper (table 3)."""
     guidance: float = 1.0
     """Away from what has no text; 1 is none."""
     candidates: int = 2
-    """Of which the one is kept whose dot product with the text's embedding is the largest."""
+    """Of the diffusion prior, of which the one is kept whose dot product with the text's embedding is the largest."""
+
+
+class Imagines(Protocol):
+    """What turns texts into embeddings."""
+
+    def draw(
+        self, prompts: Sequence[str], seeds: Sequence[int], how: PriorDrawing, progress: Progress | None = None
+    ) -> Tensor:
+        """Unit rows b d on the CPU, for each prompt and its seed, each the same alone and among others."""
+        ...
+
+
+def opened(folder: Path, file: str, config: type[Any], network: type[Network], clip: CLIPSystem) -> Network:
+    """A prior's network in a checkpoint folder, frozen; one that was trained with another CLIP is refused."""
+    said = read_config(folder)
+    if (trained := said.get("clip")) not in (None, clip.fingerprint):
+        raise PinxitError(
+            f"{folder} was trained with the embeddings of CLIP {trained}, and this one is {clip.fingerprint}: what "
+            "it tells would mean nothing. Put the CLIP that it was trained with beside it."
+        )
+    found = network(from_config(config, said.get("config", {})))
+    load_network(folder, file, found)
+    return found.to(clip.device).eval().requires_grad_(False)
+
+
+def check_fit(known: tuple[int, ...], clip: CLIPSystem, third: str, own: int) -> None:
+    """Raises PinxitError where a prior knows other embeddings or texts than those of a CLIP."""
+    given = (clip.shape[0], clip.clip.config.text.length, own)
+    if known != given:
+        raise PinxitError(
+            f"The prior knows embeddings of {known[0]} numbers and texts of {known[1]} tokens {third} {known[2]}; "
+            f"those of this CLIP are {given[0]}, {given[1]} and {given[2]}. They must belong together."
+        )
 
 
 class PriorDrawer:
-    """A prior at work, for the texts of its CLIP."""
+    """A diffusion prior at work, for the texts of its CLIP."""
 
     def __init__(self, prior: Prior, clip: CLIPSystem) -> None:
-        known, wanted = prior.config, clip.clip.config
-        given = (wanted.width, wanted.text.length, wanted.text.width)
-        if (known.embedding, known.length, known.text_width) != given:
-            raise PinxitError(
-                f"The prior knows embeddings of {known.embedding} numbers and texts of {known.length} tokens of "
-                f"{known.text_width}; those of this CLIP are {given[0]}, {given[1]} and {given[2]}. They must belong "
-                "together."
-            )
+        known = prior.config
+        check_fit((known.embedding, known.length, known.text_width), clip, "of", clip.clip.config.text.width)
         self.clip, self.prior = clip, prior
         self.process = Process(known.process)
 
     @classmethod
     def from_checkpoint(cls, folder: Path, clip: CLIPSystem) -> PriorDrawer:
-        """Reads config.json and prior.safetensors; refuses one that was trained with another CLIP."""
-        said = read_config(folder)
-        if (trained := said.get("clip")) not in (None, clip.fingerprint):
-            raise PinxitError(
-                f"{folder} was trained with the embeddings of CLIP {trained}, and this one is {clip.fingerprint}: what "
-                "it tells would mean nothing. Put the CLIP that it was trained with beside it."
-            )
-        prior = Prior(from_config(PriorConfig, said.get("config", {})))
-        load_network(folder, "prior", prior)
-        return cls(prior.to(clip.device).eval().requires_grad_(False), clip)
+        """Reads config.json and prior.safetensors."""
+        return cls(opened(folder, "prior", PriorConfig, Prior, clip), clip)
 
     @property
     def device(self) -> torch.device:
@@ -108,3 +132,37 @@ class PriorDrawer:
 
     def _denoiser(self, told: Read) -> Denoiser:
         return self.process.denoiser(lambda x, times: self.prior(x, times, told))
+
+
+class ARPriorDrawer:
+    """An autoregressive prior at work: each picture is to be as near to its text as the nearer half is."""
+
+    def __init__(self, prior: ARPrior, clip: CLIPSystem) -> None:
+        known = prior.config
+        check_fit((known.embedding, known.length, known.vocabulary), clip, "out of", clip.clip.config.text.vocab_size)
+        self.clip, self.prior = clip, prior
+        self.tokens = TokenDrawer(prior.transformer)
+
+    @classmethod
+    def from_checkpoint(cls, folder: Path, clip: CLIPSystem) -> ARPriorDrawer:
+        """Reads config.json and ar_prior.safetensors."""
+        return cls(opened(folder, "ar_prior", ARPriorConfig, ARPrior, clip), clip)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        how: PriorDrawing = PriorDrawing(),  # noqa: B008
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Unit rows b d on the CPU, for each prompt and its seed, each the same alone and among others."""
+        prior, device = self.prior, self.prior.mean.device
+        half, codes = prior.config.dots // 2, prior.config.dots
+        generators = [torch.Generator().manual_seed(mixed(seed, STREAM)) for seed in seeds]
+        near = torch.cat([torch.randint(half, codes, (1,), generator=generator) for generator in generators])
+        ids = self.clip.ids_of(prompts).to(device)
+        asked = prior.condition(ids, near.to(device), self.clip.clip.encode_text(ids))
+        settings = Settings(guidance=how.guidance, temperature=1.0, top_k=None, top_p=None)
+        drawn = self.tokens.draw(asked, seeds, settings, progress=progress)
+        return prior.decode(drawn.flatten(1)).cpu()

@@ -39,7 +39,7 @@ class Settings(TypedDict, total=False):
     threshold: float | None
     """Dynamic thresholding: the share of a picture's values that stay within their range; clipped where left out."""
     prior: str
-    """What makes embeddings of texts, for systems that draw pictures of those: "diffusion", or "none"."""
+    """What makes embeddings of texts, where pictures are drawn of those: "diffusion", "autoregressive" or "none"."""
     prior_steps: int
     """Steps of drawing an embedding."""
     prior_guidance: float
