@@ -36,8 +36,9 @@ class TextEncoder(nn.Module):
         self.positions = nn.Parameter(torch.empty(config.length, config.width))
         self.transformer = Transformer(config.width, config.depth, config.heads)
         self.norm = nn.LayerNorm(config.width)
-        nn.init.normal_(self.tokens.weight, std=0.02)
-        nn.init.normal_(self.positions, std=0.01)
+        # Blocks add to what a token is. Were that small, the first would drown it, and all tokens come out alike.
+        nn.init.normal_(self.tokens.weight, std=1.0)
+        nn.init.normal_(self.positions, std=0.5)
         initialize_residual(self.transformer)
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -32,12 +32,22 @@ NOISE = FlowConfig(mean=1.3, std=1.2, shift=4.0)
 they are before it hides where they are, and only there a text has something to tell."""
 
 BASE = DenoiserConfig(
-    UNetConfig(size=64, channels=64, multipliers=(1, 3), blocks=1, attention=(8,), resample="fold", patch=4),
+    UNetConfig(
+        size=64,
+        channels=64,
+        multipliers=(1, 3),
+        blocks=1,
+        attention=(16, 8),
+        looks="cross",
+        resample="fold",
+        patch=4,
+    ),
     ProcessConfig(NOISE, target="x0"),
     text=TEXT,
 )
 """Squares of 4x4 pixels are folded into channels, so that all work is done at 16x16 and 8x8; so many channels of noise
-do not pass through 64, but the picture under it does."""
+do not pass through 64, but the picture under it does. Texts are looked at by themselves: joined to the places of the
+picture, as GLIDE has them, they are hardly seen at first, and only what stands for the whole text is followed."""
 
 LEARNING = OptimizerConfig(lr=2e-3, betas=(0.9, 0.99), matrices="muon", weight_decay=0.01, warmup=100, floor=0.02)
 
@@ -68,7 +78,7 @@ def glide_base_tiny() -> Recipe:
     """The same at 32 pixels, in seconds."""
     recipe = glide_base()
     text = replace(TEXT, vocabulary=640, length=16, width=64, depth=1, heads=1)
-    unet = replace(BASE.unet, size=32, channels=32, multipliers=(1, 2), attention=(4,), tokens=64)
+    unet = replace(BASE.unet, size=32, channels=32, multipliers=(1, 2), attention=(8, 4), tokens=64)
     return replace(
         recipe,
         name="glide-base-tiny",
@@ -84,7 +94,7 @@ def glide_base_tiny() -> Recipe:
 def glide_upsampler() -> Recipe:
     """64 pixels to 128, after the text as well."""
     base = glide_base()
-    unet = UNetConfig(size=128, channels=64, multipliers=(1, 2, 3), blocks=1, attention=(8,), patch=4, resample="fold")
+    unet = replace(base.model.unet, size=128, multipliers=(1, 2, 3))
     return replace(
         base,
         name="glide-upsampler",
@@ -204,7 +214,7 @@ def glide_scenes() -> Pipeline:
                 base,
                 model=replace(BASE, text=replace(TEXT, vocabulary=640, length=24)),
                 data=TextDrawingDataConfig(captions=CAPTIONS, prompts=PROMPTS, bpe_dropout=0.0),
-                training=replace(base.training, steps=4_200),
+                training=replace(base.training, steps=3_200),
             ),
             "clip": replace(
                 clip(),
