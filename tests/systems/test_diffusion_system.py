@@ -37,7 +37,7 @@ def make_drawer(config: DenoiserConfig, seed: int = 0) -> NoiseDrawer:
     torch.manual_seed(seed)
     network = Denoiser(config)
     for parameter in network.parameters():  # paths begin at zero: what is asked must matter
-        parameter.data += 0.05 * torch.randn_like(parameter)
+        parameter.data += 0.1 * torch.randn_like(parameter)
     return NoiseDrawer.ready(network, CPU)
 
 

@@ -158,7 +158,7 @@ def test_without_a_condition_pictures_are_drawn_after_nothing(tmp_path: Path) ->
     assert len(set(bytes_of(loaded.generate("", 3)))) == 3
     with pytest.raises(PinxitError, match=r"draws without a text\. Give an empty prompt"):
         loaded.generate("a cat")
-    with pytest.raises(Unsupported, match=r"cannot edit. Systems that can: adm, ddpm, glide, maskgit"):
+    with pytest.raises(Unsupported, match=r"cannot edit. Systems that can: adm, dalle2, ddpm, glide, maskgit"):
         loaded.edit(Image.new("RGB", (8, 8)), Image.new("L", (8, 8)), "")
 
 

@@ -77,9 +77,14 @@ def warnings(numbers: Mapping[str, float]) -> list[str]:
             "pictures. Both walk the same process, so what the network tells of some noise is far off: see which "
             "error_at_ is large."
         )
-    if (lag := numbers.get("averaged_error_over_raw", 1.0)) > LAG:
-        told.append(
-            f"The averaged weights, which are drawn with and shipped, err {lag:.1f} times as much as the weights "
-            "themselves: they lag behind. Lower training.ema_decay, or train for longer."
-        )
-    return told
+    return told + lagging(numbers)
+
+
+def lagging(numbers: Mapping[str, float]) -> list[str]:
+    """A warning where the averaged weights lag behind."""
+    if (lag := numbers.get("averaged_error_over_raw", 1.0)) <= LAG:
+        return []
+    return [
+        f"The averaged weights, which are drawn with and shipped, err {lag:.1f} times as much as the weights "
+        "themselves: they lag behind. Lower training.ema_decay, or train for longer."
+    ]

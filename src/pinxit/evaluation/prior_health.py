@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pinxit.diffusion.process import Process, spread
+from pinxit.evaluation.health import lagging
 from pinxit.models.prior import LEVELS, Prior, Read
 from pinxit.systems.prior_drawing import PriorDrawer, PriorDrawing
 
@@ -20,9 +21,6 @@ HOW = PriorDrawing(steps=32, candidates=1)
 
 SCALE = 1.25
 """By which factor the spread of drawn embeddings may differ from that of pictures'."""
-
-LAG = 1.3
-"""How much larger the averaged weights' error may be than that of the weights themselves."""
 
 
 @torch.no_grad()
@@ -81,9 +79,4 @@ def warnings(numbers: Mapping[str, float]) -> list[str]:
             f"Drawn embeddings lie no nearer to their pictures' ({numbers['cosine']:.2f}) than the mean of all does "
             f"({numbers['cosine_of_the_mean']:.2f}): the text is not followed yet."
         )
-    if (lag := numbers.get("averaged_error_over_raw", 1.0)) > LAG:
-        told.append(
-            f"The averaged weights, which are drawn with and shipped, err {lag:.1f} times as much as the weights "
-            "themselves: they lag behind. Lower training.ema_decay, or train for longer."
-        )
-    return told
+    return told + lagging(numbers)

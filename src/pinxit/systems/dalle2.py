@@ -32,7 +32,7 @@ from pinxit.systems.masking import edited, masked
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
 from pinxit.systems.picture import Picture
 from pinxit.systems.prior_drawing import ARPriorDrawer, Imagines, PriorDrawer, PriorDrawing
-from pinxit.systems.reranking import best, check_wish
+from pinxit.systems.reranking import in_half, painted
 from pinxit.systems.system import Settings, System, read_defaults
 
 DEFAULTS: Settings = {
@@ -131,7 +131,7 @@ class DALLE2System(System):
         self, prompt: str, n: int = 4, *, seed: int = 0, progress: Progress | None = None, **settings: Unpack[Settings]
     ) -> list[Picture]:
         """Draws for a text; for an empty one, whatever the prior comes upon."""
-        return self._make(prompt, n, seed, settings, progress)
+        return painted(self, prompt, n, seed, settings, progress, bf16=self.cascade.base.bf16)
 
     def edit(
         self,
@@ -146,7 +146,8 @@ class DALLE2System(System):
     ) -> list[Picture]:
         """Paints anew where the mask is white, at every stage; the rest stays as it was, to the pixel."""
         before, white = masked(image, mask, self.size)
-        made = self._make(prompt, n, seed, settings, progress, shown=(before, white))
+        half = self.cascade.base.bf16
+        made = painted(self, prompt, n, seed, settings, progress, bf16=half, shown=(before, white))
         return [edited(picture, before, white) for picture in made]
 
     def paint(
@@ -160,7 +161,7 @@ class DALLE2System(System):
     ) -> list[Image.Image]:
         """A picture for each prompt and seed, by resolved settings."""
         embeddings = self.imagine(prompts, seeds, settings)
-        return self.decode(embeddings, seeds, settings, prompts=prompts, shown=shown, progress=progress)
+        return self.paint_embeddings(embeddings, seeds, settings, prompts=prompts, shown=shown, progress=progress)
 
     def imagine(self, prompts: Sequence[str], seeds: Sequence[int], settings: Settings) -> Tensor:
         """Texts -> the embeddings b d of pictures to draw, by the prior that the settings name."""
@@ -172,7 +173,7 @@ class DALLE2System(System):
         how = PriorDrawing(settings["prior_steps"], settings["prior_guidance"])
         return self.priors[settings["prior"]].draw(prompts, seeds, how)
 
-    def decode(
+    def paint_embeddings(
         self,
         embeddings: Tensor,
         seeds: Sequence[int],
@@ -226,7 +227,7 @@ class DALLE2System(System):
         chosen = self._certain(n, seed, settings)
         z, noise = self.take_apart([image], chosen)
         seeds = range(seed, seed + n)
-        pictures = self.decode(
+        pictures = self.paint_embeddings(
             z.expand(n, -1), seeds, chosen, noise=noise.expand(n, -1, -1, -1), eta=eta, progress=progress
         )
         return self._pictures(pictures, "", seeds, chosen, varied=True, eta=eta)
@@ -252,7 +253,7 @@ class DALLE2System(System):
         ]
         rows = torch.cat([ours for ours, _ in ways])
         start = torch.cat([theirs for _, theirs in ways]).view(-1, *noise.shape[1:])
-        pictures = self.decode(rows, [seed] * len(rows), chosen, noise=start, progress=progress)
+        pictures = self.paint_embeddings(rows, [seed] * len(rows), chosen, noise=start, progress=progress)
         return self._pictures(pictures, "", [seed] * len(rows), chosen, blended=len(images))
 
     def restyle(
@@ -281,7 +282,7 @@ class DALLE2System(System):
             )
         along = slerp(z[0], F.normalize(to - source, dim=0), strength * torch.arange(1, frames + 1) / frames)
         seeds = [seed] * frames
-        pictures = self.decode(along, seeds, chosen, noise=noise.expand(frames, -1, -1, -1), progress=progress)
+        pictures = self.paint_embeddings(along, seeds, chosen, noise=noise.expand(frames, -1, -1, -1), progress=progress)
         return self._pictures(pictures, to_text, seeds, chosen, restyled_from=from_text, strength=strength)
 
     def take_apart(self, images: Sequence[Image.Image], settings: Settings) -> tuple[Tensor, Tensor]:
@@ -300,31 +301,12 @@ class DALLE2System(System):
         told = None if isinstance(self.condition, NoCondition) else self.condition(prompts)
         return Asked(ids=told, embedding=embeddings)
 
-    def _make(
-        self,
-        prompt: str,
-        n: int,
-        seed: int,
-        settings: Settings,
-        progress: Progress | None,
-        *,
-        shown: Shown | None = None,
-    ) -> list[Picture]:
-        """The n best of as many candidates as the settings ask for, best first."""
-        chosen = self.resolve(n, seed, settings)
-        check_wish(self.name, chosen, self.clip)
-        seeds = range(seed, seed + (chosen["rerank"] or n))
-        images = self.paint([prompt] * len(seeds), seeds, chosen, progress, shown=shown)
-        return best(images, prompt, seeds, n, name=self.name, settings=self._told(chosen), clip=self.clip)
-
     def _pictures(
         self, images: Sequence[Image.Image], prompt: str, seeds: Sequence[int], settings: Settings, **more: Any
     ) -> list[Picture]:
-        kept = {name: value for name, value in self._told(settings).items() if value is not None} | more
+        told = in_half(settings, self.cascade.base.bf16)
+        kept = {name: value for name, value in told.items() if value is not None} | more
         return [Picture(image, prompt, seed, self.name, kept) for image, seed in zip(images, seeds, strict=True)]
-
-    def _told(self, settings: Settings) -> Settings:
-        return settings | {"bf16": True} if self.cascade.base.bf16 else settings  # type: ignore[return-value]
 
 
 def slerp(a: Tensor, b: Tensor, shares: Tensor) -> Tensor:

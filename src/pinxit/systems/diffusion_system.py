@@ -28,7 +28,7 @@ from pinxit.systems.gradients import Judge, read_judge
 from pinxit.systems.masking import edited, masked
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
 from pinxit.systems.picture import Picture
-from pinxit.systems.reranking import best, check_wish
+from pinxit.systems.reranking import painted
 from pinxit.systems.system import KINDS, Settings, System, read_defaults
 
 DEFAULTS: Settings = {
@@ -106,7 +106,7 @@ class DiffusionSystem(System):
         self, prompt: str, n: int = 4, *, seed: int = 0, progress: Progress | None = None, **settings: Unpack[Settings]
     ) -> list[Picture]:
         """Draws for the prompt: a text, the name of a class, or "" where it knows pictures alone."""
-        return self._make(prompt, n, seed, settings, progress)
+        return painted(self, prompt, n, seed, settings, progress, bf16=self.cascade.base.bf16)
 
     def edit(
         self,
@@ -127,7 +127,8 @@ class DiffusionSystem(System):
         if "edit" not in KINDS[self.kind].can:
             raise self.lacks("edit")
         before, white = masked(image, mask, self.size)
-        made = self._make(prompt, n, seed, settings, progress, shown=(before, white))
+        half = self.cascade.base.bf16
+        made = painted(self, prompt, n, seed, settings, progress, bf16=half, shown=(before, white))
         return [edited(picture, before, white) for picture in made]
 
     def paint(
@@ -173,25 +174,6 @@ class DiffusionSystem(System):
                 return Asked(labels=told[:, 0])
             case _:
                 return Asked()
-
-    def _make(
-        self,
-        prompt: str,
-        n: int,
-        seed: int,
-        settings: Settings,
-        progress: Progress | None,
-        *,
-        shown: Shown | None = None,
-    ) -> list[Picture]:
-        """The n best of as many candidates as the settings ask for, best first."""
-        chosen = self.resolve(n, seed, settings)
-        check_wish(self.name, chosen, self.clip)
-        seeds = range(seed, seed + (chosen["rerank"] or n))
-        images = self.paint([prompt] * len(seeds), seeds, chosen, progress, shown=shown)
-        if self.cascade.base.bf16:
-            chosen = chosen | {"bf16": True}  # type: ignore[assignment]
-        return best(images, prompt, seeds, n, name=self.name, settings=chosen, clip=self.clip)
 
 
 def defaults_of(kind: str, *, upsampler: bool, judge: bool) -> Settings:

@@ -22,7 +22,7 @@ from pinxit.systems.conditions import (
     read_word_condition,
 )
 from pinxit.systems.picture import Picture
-from pinxit.systems.reranking import best, check_wish
+from pinxit.systems.reranking import painted
 from pinxit.systems.system import Settings, System, read_defaults
 
 BATCH = 64
@@ -84,11 +84,7 @@ class GANSystem(System):
         self, prompt: str, n: int = 4, *, seed: int = 0, progress: Progress | None = None, **settings: Unpack[Settings]
     ) -> list[Picture]:
         """Draws for the prompt: a text, the name of a class, or "" where it knows pictures alone."""
-        chosen = self.resolve(n, seed, settings)
-        check_wish(self.name, chosen, self.clip)
-        seeds = range(seed, seed + (chosen["rerank"] or n))
-        images = self.paint([prompt] * len(seeds), seeds, chosen, progress)
-        return best(images, prompt, seeds, n, name=self.name, settings=chosen, clip=self.clip)
+        return painted(self, prompt, n, seed, settings, progress)
 
     @torch.inference_mode()
     def paint(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 from PIL import Image
 
 from pinxit.errors import PinxitError
+from pinxit.progress import Progress
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.picture import Picture
 from pinxit.systems.system import Settings
@@ -21,6 +23,45 @@ def check_wish(name: str, settings: Settings, clip: CLIPSystem | None) -> None:
             f"`negative` is what guidance leads away from, which one of {settings['guidance']:g} does not. Raise it "
             "above 1, to 2 say."
         )
+
+
+class Painter(Protocol):
+    """What draws a picture for each prompt and seed."""
+
+    name: str
+
+    @property
+    def clip(self) -> CLIPSystem | None: ...
+
+    def resolve(self, n: int, seed: int, settings: Settings) -> Settings: ...
+
+    def paint(
+        self, prompts: Sequence[str], seeds: Sequence[int], settings: Settings, progress: Progress | None = None
+    ) -> list[Image.Image]: ...
+
+
+def painted(
+    painter: Painter,
+    prompt: str,
+    n: int,
+    seed: int,
+    settings: Settings,
+    progress: Progress | None,
+    *,
+    bf16: bool = False,
+    **more: Any,
+) -> list[Picture]:
+    """The n best of as many candidates as the settings ask for, best first; `more` is what `paint` takes besides."""
+    chosen = painter.resolve(n, seed, settings)
+    check_wish(painter.name, chosen, painter.clip)
+    seeds = range(seed, seed + (chosen["rerank"] or n))
+    images = painter.paint([prompt] * len(seeds), seeds, chosen, progress, **more)
+    return best(images, prompt, seeds, n, name=painter.name, settings=in_half(chosen, bf16), clip=painter.clip)
+
+
+def in_half(settings: Settings, bf16: bool) -> Settings:
+    """Settings as a picture keeps them, which tell that it was drawn in bfloat16."""
+    return Settings(**{**settings, "bf16": True}) if bf16 else settings  # type: ignore[typeddict-unknown-key]
 
 
 def best(

@@ -28,7 +28,7 @@ from pinxit.systems.codec import Codec
 from pinxit.systems.conditions import Condition, EmbeddingCondition, TextCondition, ViewCondition, read_condition
 from pinxit.systems.masking import edited, masked
 from pinxit.systems.picture import Picture
-from pinxit.systems.reranking import best, check_wish
+from pinxit.systems.reranking import best, check_wish, in_half
 from pinxit.systems.system import KINDS, Settings, System, read_defaults
 from pinxit.systems.token_drawing import Prior, TokenDrawer, defaults_of
 
@@ -262,7 +262,5 @@ class TokenSystem(System):
         seeds = range(seed, seed + (chosen["rerank"] or n))
         condition = self.condition([prompt]) if condition is None else condition
         codes = self._sample(condition.expand(len(seeds), -1), seeds, chosen, progress, given, known)
-        if self.codec.bf16:
-            chosen = chosen | {"bf16": True}  # type: ignore[assignment]
-        images = self.codec.decode(codes)
-        return best(images, prompt, seeds, n, name=self.name, settings=chosen, clip=self.clip)
+        images, told = self.codec.decode(codes), in_half(chosen, self.codec.bf16)
+        return best(images, prompt, seeds, n, name=self.name, settings=told, clip=self.clip)
