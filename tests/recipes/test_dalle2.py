@@ -15,6 +15,7 @@ from pinxit.data.scenes import Scenes
 from pinxit.errors import PinxitError
 from pinxit.evaluation.report import evaluate
 from pinxit.recipes.catalogue import find
+from pinxit.recipes.denoisers import Seen
 from pinxit.recipes.overrides import override
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Context, Recipe
@@ -124,3 +125,24 @@ def test_it_can_be_measured(system: DALLE2System) -> None:
     report = evaluate(system, Scenes(4, size=32, split="held-in"), source="scenes:4:held-in", settings=settings)
     assert report.following is not None
     assert "prior diffusion" in report.table()
+
+
+def test_some_embeddings_are_left_out_in_training(system: DALLE2System) -> None:
+    seen = Seen(system.clip, 0.5).eval()
+    batch = {"pixels": torch.rand(64, 3, 32, 32) * 2 - 1}
+    kept = seen(batch, False)[1].embedding
+    dropped = seen(batch, True)[1].embedding
+    assert kept is not None
+    assert dropped is not None
+    torch.testing.assert_close(kept.norm(dim=1), torch.ones(64))
+    assert 16 < int((dropped.norm(dim=1) == 0).sum()) < 48
+
+
+def test_what_is_made_of_pictures_knows_no_prior(system: DALLE2System) -> None:
+    assert "prior" not in system.vary(PICTURE, 1, steps=2)[0].settings
+    with pytest.raises(PinxitError, match=r"sampler is for pictures from texts; .* drawn by ddim"):
+        system.vary(PICTURE, 1, sampler="heun")
+    with pytest.raises(PinxitError, match="prior_steps is for pictures from texts"):
+        system.blend([PICTURE, PICTURE], prior_steps=3)
+    with pytest.raises(PinxitError, match="`negative` is what guidance leads away from"):
+        system.restyle(PICTURE, "a star", "a heart", negative="a moon")

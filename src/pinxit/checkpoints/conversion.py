@@ -270,6 +270,8 @@ def _guided(files: Iterable[tuple[Path, Mapping[str, Tensor]]]) -> Found | None:
     for file, state in files:
         folder = file.parent
         if half := from_clip.is_noised(state):
+            if half in clip:
+                raise PinxitError(f"{folder} holds more than one half of GLIDE's CLIP for {half}. Give one of each.")
             clip[half] = state
             continue
         own = file.with_suffix(".yaml")

@@ -279,5 +279,7 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
 def _json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError) as fault:
+        raise PinxitError(f"{file} cannot be read as JSON: {fault}.") from fault

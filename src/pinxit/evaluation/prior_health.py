@@ -50,7 +50,7 @@ def prior_health(
     """How near embeddings drawn for texts come to those of their pictures, `wanted` b d; warns where it is not."""
     seeds = range(len(texts))
     drawn, better = (drawer.draw(texts, seeds, HOW._replace(candidates=count)) for count in (1, 2))
-    said = drawer.clip.encode_text(texts)
+    said = drawer.read(texts).embedding.cpu()
     mean = drawer.prior.mean.cpu()
     numbers = {
         "embedding_scale": float((drawn - mean).norm() / (wanted - mean).norm()),

@@ -43,6 +43,11 @@ class ARPriorConfig:
             )
 
     @property
+    def image_vocabulary(self) -> int:
+        """Codes, by the name that they have in other networks over codes."""
+        return self.buckets
+
+    @property
     def transformer(self) -> TokenTransformerConfig:
         """Over the text, the nearness and the text's embedding, and then the codes."""
         return TokenTransformerConfig(
@@ -105,7 +110,8 @@ class ARPrior(nn.Module):
 
     def encode(self, embeddings: Tensor) -> Tensor:
         """Rows b d -> codes int64 b k."""
-        values = (embeddings - self.mean) @ self.basis[: self.config.dimensions].t()
+        with torch.autocast(embeddings.device.type, enabled=False):
+            values = (embeddings.float() - self.mean) @ self.basis[: self.config.dimensions].t()
         return torch.searchsorted(self.edges, values.t().contiguous(), right=True).t()
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -120,7 +126,7 @@ class ARPrior(nn.Module):
 
     def nearness(self, dots: Tensor) -> Tensor:
         """Dot products of pictures with their texts, b -> codes int64 b, the nearest last."""
-        return torch.searchsorted(self.dot_edges, dots.contiguous(), right=True)
+        return torch.searchsorted(self.dot_edges, dots.float().contiguous(), right=True)
 
     def condition(self, ids: Tensor, nearness: Tensor, texts: Tensor) -> Tensor:
         """Framed ids b l, codes of nearness b and embeddings of texts b d -> what the transformer is given."""

@@ -44,6 +44,8 @@ class PriorConfig:
     def __post_init__(self) -> None:
         if self.process.learned_variance:
             raise PinxitError("A prior tells no variance: its process has learned_variance=false.")
+        if not isinstance(self.process.schedule, DiscreteConfig):
+            raise PinxitError("A prior knows its errors at levels of noise that are counted: give a DiscreteConfig.")
 
 
 @dataclass(frozen=True)

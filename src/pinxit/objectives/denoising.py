@@ -52,12 +52,13 @@ class Denoising(Objective):
         check: Callable[[float | None], Numbers] | None = None,
         *,
         name: str = "denoiser",
-        given: Callable[[Batch], tuple[Tensor, Any]] | None = None,
+        given: Callable[[Batch, bool], tuple[Tensor, Any]] | None = None,
     ) -> None:
         """`network`, shipped by its `name`, maps noisy values, what is told of their times and what is asked to what
         `process` wants to know.
 
-        `given` makes of a batch clean values b ... and what is asked, which are its pixels and an `Asked` otherwise.
+        `given` makes of a batch, and of whether it is one to learn from, clean values b ... and what is asked: its
+        pixels and an `Asked`, where none is given.
         `check` looks at samples after each validation, given how the averaged weights' error compares with that of the
         weights themselves.
         """
@@ -87,7 +88,7 @@ class Denoising(Objective):
 
     def loss(self, batch: Batch, turn: str, step: int) -> tuple[Tensor, Numbers]:  # noqa: ARG002
         """Of what `given` makes of the batch."""
-        clean, asked = self.given(batch)
+        clean, asked = self.given(batch, self.training)
         weights: Tensor | None = None
         if self.costs is not None and self.training:
             times, weights = self.costs.draw(len(clean), clean.device)
@@ -126,7 +127,7 @@ class Denoising(Objective):
     def validate(self, batch: Batch, step: int) -> Numbers:
         """The loss, and the squared error at little noise and at much."""
         numbers = dict(self.loss(batch, self.turns[0], step)[1])
-        clean, asked = self.given(batch)
+        clean, asked = self.given(batch, False)
         for share in SHARES:
             shares = torch.full((len(clean),), share, device=clean.device)
             errors, _ = self._errors(clean, asked, self.process.schedule.times(shares))
@@ -147,7 +148,7 @@ class Denoising(Objective):
         return self.paint() if self.paint else None
 
 
-def pictures(batch: Batch) -> tuple[Tensor, Asked]:
+def pictures(batch: Batch, training: bool) -> tuple[Tensor, Asked]:  # noqa: ARG001
     """Its `pixels`, b c h w in [-1, 1], and all that an `Asked` holds."""
     return batch["pixels"], Asked(
         **{name: value for name, value in batch.items() if name in Asked.__dataclass_fields__}

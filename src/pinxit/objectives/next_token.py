@@ -34,12 +34,12 @@ class NextToken(Objective):
         config: NextTokenConfig,
         paint: Callable[[], Image.Image | None] | None = None,
         name: str = "transformer",
-        given: Callable[[Batch], tuple[Tensor, Tensor]] | None = None,
+        given: Callable[[Batch, bool], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         """`network`, shipped by its `name`, maps a condition and image ids b n to their logits.
 
-        `paint` draws the preview with it. `given` makes of a batch both of them, which are its `condition` b l (or
-        vectors b w) and `image` b n otherwise.
+        `paint` draws the preview with it. `given` makes both of a batch, and of whether it is one to learn from; they
+        are its `condition` b l (or vectors b w) and `image` b n otherwise.
         """
         super().__init__()
         self.name, self.given = name, given
@@ -53,7 +53,7 @@ class NextToken(Objective):
 
     def loss(self, batch: Batch, turn: str, step: int) -> tuple[Tensor, Numbers]:  # noqa: ARG002
         """Of what `given` makes of the batch. The numbers are nats per token."""
-        condition, image = self.given(batch) if self.given else (batch["condition"], batch["image"])
+        condition, image = self.given(batch, self.training) if self.given else (batch["condition"], batch["image"])
         seen = image
         if self.training and self.config.keep < 1:
             other = torch.randint_like(image, int(self.network.config.image_vocabulary))  # type: ignore[union-attr,arg-type]

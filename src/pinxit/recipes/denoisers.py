@@ -40,6 +40,9 @@ VALIDATION_BATCH = 64
 CHECKED = 8
 """Samples that tell how a network is doing."""
 
+Given = Callable[[Batch, bool], tuple[Tensor, Asked]]
+"""A batch, and whether it is one to learn from -> its pixels, and what is asked."""
+
 PREVIEW = Drawing("dpm-solver", 20)
 """How previews are drawn: quickly."""
 
@@ -104,14 +107,14 @@ class Seen(nn.Module):
         super().__init__()
         self.clip, self.dropout = clip.clip, dropout
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Asked]:
-        """A batch -> its pixels, and what is asked."""
-        pixels, asked = pictures(batch)
+    def forward(self, batch: Batch, training: bool) -> tuple[Tensor, Asked]:
+        """A batch -> its pixels, and what is asked, without some embeddings in training."""
+        pixels, asked = pictures(batch, training)
         with torch.no_grad():
             side = self.clip.config.vision.size
             seen = pixels if pixels.shape[-1] == side else F.interpolate(pixels, side, mode="bicubic", antialias=True)
             embedding = self.clip.encode_image(seen)
-            if self.training:
+            if training:
                 embedding = embedding * (torch.rand(len(embedding), 1, device=embedding.device) >= self.dropout)
         return pixels, replace(asked, embedding=embedding)
 
@@ -177,12 +180,12 @@ def build_denoiser(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
         config = replace(config, text=words.text)
     if words.labels:
         config = replace(config, classes=len(words.labels))
-    given: Callable[[Batch], tuple[Tensor, Asked]] = pictures
+    given: Given = pictures
     said = dict(words.said)
     if config.embedding:
         clip = CLIPSystem.from_checkpoint(context.model("clip"), torch.device("cpu"))
         config = replace(config, embedding=clip.shape[0])
-        given, said["clip"] = Seen(clip, data.embedding_dropout).eval(), clip.fingerprint
+        given, said["clip"] = Seen(clip, data.embedding_dropout), clip.fingerprint
     network = Denoiser(config)
     if "start" in context.parts:
         _start(network, context.model("start"))
@@ -230,12 +233,12 @@ def metas_of(pairs: Pairs) -> list[Mapping[str, Any]]:
 def _checker(
     network: Denoiser,
     validation: Callable[[], Any] | None,
-    given: Callable[[Batch], tuple[Tensor, Asked]],
+    given: Given,
 ) -> Callable[[float | None], dict[str, float]] | None:
     """Looks at samples for what held back pictures show."""
     if validation is None:
         return None
-    pixels, asked = given({name: value[:CHECKED] for name, value in next(iter(validation())).items()})
+    pixels, asked = given({name: value[:CHECKED] for name, value in next(iter(validation())).items()}, False)
     return lambda lag: health(NoiseDrawer(network), asked, pixels, lag)
 
 
@@ -244,7 +247,7 @@ def _painter(
     words: Words,
     guidance: float,
     validation: Callable[[], Any] | None,
-    given: Callable[[Batch], tuple[Tensor, Asked]],
+    given: Given,
 ) -> Callable[[], Image.Image | None]:
     """Draws the previews: always the same prompts, or pictures held back, and the same noise."""
     config, previews, away = network.config, words.previews, words.away
@@ -252,7 +255,7 @@ def _painter(
         if validation is None:
             return lambda: None
         batch = {name: value[:PREVIEWS] for name, value in next(iter(validation())).items()}
-        previews = given(batch)[1]
+        previews = given(batch, False)[1]
         if previews.embedding is not None:
             away = replace(away or Asked(), embedding=torch.zeros_like(previews.embedding[:1]))
     rows = next((len(value) for value in vars(previews).values() if value is not None), PREVIEWS)

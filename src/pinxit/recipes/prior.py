@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pinxit.checkpoints.files import to_config
-from pinxit.data.sample import draw_caption
+from pinxit.data.sample import BadSample, draw_caption
 from pinxit.diffusion.process import ProcessConfig
 from pinxit.diffusion.schedules import DiscreteConfig
 from pinxit.errors import PinxitError
@@ -84,7 +85,7 @@ class Given(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Read]:
+    def forward(self, batch: Batch, training: bool) -> tuple[Tensor, Read]:  # noqa: ARG002
         """A batch of `Captioned` -> values b d, and b texts."""
         with torch.no_grad():
             return (batch["embedding"] - self.mean) / self.std, read(self.clip, batch["ids"])
@@ -97,13 +98,13 @@ class ARGiven(nn.Module):
         super().__init__()
         self.prior, self.clip, self.dropout = prior, clip, dropout
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch, training: bool) -> tuple[Tensor, Tensor]:
         """A batch of `Captioned` -> conditions b l+2+d, and codes b k. In training some conditions are left out."""
         prior, ids, rows = self.prior, batch["ids"], batch["embedding"]
         with torch.no_grad():
             texts = self.clip.encode_text(ids)
             condition = prior.condition(ids, prior.nearness((rows * texts).sum(1)), texts)
-            if self.training:
+            if training:
                 dropped = torch.rand(len(rows), 1, device=rows.device) < self.dropout
                 condition = torch.where(dropped, prior.transformer.no_condition(len(rows)), condition)
             return condition, prior.encode(rows)
@@ -160,7 +161,7 @@ def build_prior(recipe: Recipe, context: Context, encoded: Encoded) -> Run:
             prior,
             config.process,
             recipe.objective,
-            check=_checker(prior, made.clip, given, made.held, validation),
+            check=_checker(prior, made, given, validation),
             name="prior",
             given=given,
         ),
@@ -198,25 +199,33 @@ def build_ar_prior(recipe: Recipe, context: Context, encoded: Encoded) -> Run:
 
 def _dots(made: Prepared) -> Tensor:
     """How near some pictures are to their texts."""
-    rng, count = np.random.default_rng(0), min(len(made.training), NEAR)
-    places = [i * len(made.training) // count for i in range(count)]
-    texts = [draw_caption("", made.training.captions_at(i), made.plain.captions, rng) for i in places]
-    return (made.clip.encode_text(texts) * made.rows[places]).sum(1)
+    count = min(len(made.training), NEAR)
+    texts = captioned(made.training, [i * len(made.training) // count for i in range(count)], made.plain.captions)
+    return (made.clip.encode_text(list(texts.values())) * made.rows[list(texts)]).sum(1)
+
+
+def captioned(encoded: Encoded, places: Sequence[int], kinds: Mapping[str, float]) -> dict[int, str]:
+    """Place -> a caption of one of the kinds; samples without one are left out."""
+    found, rng = {}, np.random.default_rng(0)
+    for place in places:
+        with contextlib.suppress(BadSample):
+            found[place] = draw_caption(encoded.keys[place], encoded.captions_at(place), kinds, rng)
+    return found
 
 
 def _checker(
-    prior: Prior, clip: CLIPSystem, given: Given, held: Encoded, validation: Callable[[], Any] | None
+    prior: Prior, made: Prepared, given: Given, validation: Callable[[], Any] | None
 ) -> Callable[[float | None], dict[str, float]] | None:
     """Tells the prior how far off it is, and sees how near what it draws comes to the pictures held back."""
     if validation is None:
         return None
-    some = range(min(CHECKED, len(held)))
-    texts = [next(iter(held.captions_at(i).values()))[0] for i in some]
-    wanted = torch.from_numpy(held.values[: len(some)].astype(np.float32))
+    held, clip = made.held, made.clip
+    texts = captioned(held, range(min(CHECKED, len(held))), made.plain.captions)
+    wanted = torch.from_numpy(held.values[list(texts)].astype(np.float32))
 
     def check(lag: float | None) -> dict[str, float]:
-        prior.errors.copy_(prior_errors(prior, given, validation()))
-        return prior_health(PriorDrawer(prior, clip), texts, wanted, lag)
+        prior.errors.copy_(prior_errors(prior, lambda batch: given(batch, False), validation()))
+        return prior_health(PriorDrawer(prior, clip), list(texts.values()), wanted, lag)
 
     return check
 

@@ -27,12 +27,12 @@ from pinxit.models.denoiser import Asked
 from pinxit.progress import Progress
 from pinxit.systems.cascade import Cascade, Shown
 from pinxit.systems.clip import CLIPSystem
-from pinxit.systems.conditions import Condition, NoCondition, read_word_condition
+from pinxit.systems.conditions import Condition, EmbeddingCondition, NoCondition, read_word_condition
 from pinxit.systems.masking import edited, masked
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
 from pinxit.systems.picture import Picture
 from pinxit.systems.prior_drawing import ARPriorDrawer, Imagines, PriorDrawer, PriorDrawing
-from pinxit.systems.reranking import in_half, painted
+from pinxit.systems.reranking import check_wish, in_half, painted
 from pinxit.systems.system import Settings, System, read_defaults
 
 DEFAULTS: Settings = {
@@ -58,6 +58,9 @@ PRIORS: dict[str, tuple[str, type[PriorDrawer | ARPriorDrawer]]] = {
     "autoregressive": ("ar_prior", ARPriorDrawer),
 }
 """What `prior` may be: its folder, and what draws by it."""
+
+FROM_TEXTS = ("prior", "prior_steps", "prior_guidance", "rerank")
+"""Settings that have no part in what is made of pictures."""
 
 LARGER = ("upsampler", "second_upsampler")
 """The folders of what enlarges, in their order."""
@@ -166,8 +169,7 @@ class DALLE2System(System):
     def imagine(self, prompts: Sequence[str], seeds: Sequence[int], settings: Settings) -> Tensor:
         """Texts -> the embeddings b d of pictures to draw, by the prior that the settings name."""
         if settings["prior"] == NO_PRIOR:
-            some = torch.tensor([bool(prompt) for prompt in prompts])
-            return self.clip.encode_text(list(prompts)) * some[:, None]
+            return EmbeddingCondition(self.clip)(prompts)
         if settings["prior"] not in self.priors:
             raise unknown("prior", settings["prior"], (*self.priors, NO_PRIOR))
         how = PriorDrawing(settings["prior_steps"], settings["prior_guidance"])
@@ -282,7 +284,9 @@ class DALLE2System(System):
             )
         along = slerp(z[0], F.normalize(to - source, dim=0), strength * torch.arange(1, frames + 1) / frames)
         seeds = [seed] * frames
-        pictures = self.paint_embeddings(along, seeds, chosen, noise=noise.expand(frames, -1, -1, -1), progress=progress)
+        pictures = self.paint_embeddings(
+            along, seeds, chosen, noise=noise.expand(frames, -1, -1, -1), progress=progress
+        )
         return self._pictures(pictures, to_text, seeds, chosen, restyled_from=from_text, strength=strength)
 
     def take_apart(self, images: Sequence[Image.Image], settings: Settings) -> tuple[Tensor, Tensor]:
@@ -295,7 +299,13 @@ class DALLE2System(System):
 
     def _certain(self, n: int, seed: int, settings: Settings) -> Settings:
         """Settings by which a picture comes back from its noise, but for those that are asked for."""
-        return self.resolve(n, seed, {"sampler": "ddim", "guidance": 1.0, **settings})
+        asked = {name: value for name, value in settings.items() if value is not None}
+        for name, value in asked.items():
+            if name in FROM_TEXTS or (name == "sampler" and value != "ddim"):
+                raise PinxitError(f"{name} is for pictures from texts; what is made of pictures is drawn by ddim.")
+        chosen = self.resolve(n, seed, Settings(**{"sampler": "ddim", "guidance": 1.0, **asked}))  # type: ignore[typeddict-item]
+        check_wish(self.name, chosen, self.clip)
+        return chosen
 
     def _asked(self, embeddings: Tensor, prompts: Sequence[str]) -> Asked:
         told = None if isinstance(self.condition, NoCondition) else self.condition(prompts)
@@ -305,7 +315,7 @@ class DALLE2System(System):
         self, images: Sequence[Image.Image], prompt: str, seeds: Sequence[int], settings: Settings, **more: Any
     ) -> list[Picture]:
         told = in_half(settings, self.cascade.base.bf16)
-        kept = {name: value for name, value in told.items() if value is not None} | more
+        kept = {name: value for name, value in told.items() if value is not None and name not in FROM_TEXTS} | more
         return [Picture(image, prompt, seed, self.name, kept) for image, seed in zip(images, seeds, strict=True)]
 
 

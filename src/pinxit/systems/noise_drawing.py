@@ -188,7 +188,7 @@ class NoiseDrawer:
         levels, found = self.levels(steps), []
         for start in range(0, len(pixels), batch):
             x = pixels[start : start + batch].to(self.device)
-            denoise = self._told(asked.rows(start, start + len(x)).to(self.device))
+            denoise = guidance.clipped(self._told(asked.rows(start, start + len(x)).to(self.device)))
             found.append(samplers.last(samplers.invert(denoise, x, levels, refine=refine)).cpu())
         return torch.cat(found)
 

@@ -107,7 +107,7 @@ class PriorDrawer:
         drawn: list[Tensor] = []
         for start in range(0, len(seeds), BATCH):
             own = slice(start, start + BATCH)
-            told = self._read(prompts[own])
+            told = self.read(prompts[own])
             rows = [self._draw(told, seeds[own], how, STREAM + i) for i in range(how.candidates)]
             candidates = torch.stack(rows)  # c b d
             best = (candidates * told.embedding).sum(2).argmax(0)
@@ -116,7 +116,8 @@ class PriorDrawer:
                 progress(min(start + BATCH, len(seeds)), len(seeds))
         return torch.cat(drawn)
 
-    def _read(self, prompts: Sequence[str]) -> Read:
+    def read(self, prompts: Sequence[str]) -> Read:
+        """What the CLIP reads of texts."""
         return read(self.clip.clip, self.clip.ids_of(prompts).to(self.device))
 
     def _draw(self, told: Read, seeds: Sequence[int], how: PriorDrawing, stream: int) -> Tensor:
@@ -124,7 +125,7 @@ class PriorDrawer:
         x = noise(torch.empty(0, self.prior.config.embedding))
         denoise = self._denoiser(told)
         if how.guidance != 1:
-            both = told.joined(self._read([""] * len(seeds)))
+            both = told.joined(self.read([""] * len(seeds)))
             denoise = guidance.classifier_free(denoise, self._denoiser(both), how.guidance)
         levels = self.process.schedule.levels(how.steps)
         x = samplers.last(samplers.ancestral(denoise, x, levels, error=self.prior.error, noise=noise))
@@ -164,5 +165,6 @@ class ARPriorDrawer:
         ids = self.clip.ids_of(prompts).to(device)
         asked = prior.condition(ids, near.to(device), self.clip.clip.encode_text(ids))
         settings = Settings(guidance=how.guidance, temperature=1.0, top_k=None, top_p=None)
-        drawn = self.tokens.draw(asked, seeds, settings, progress=progress)
+        own = [mixed(seed, STREAM + 1) for seed in seeds]  # apart from the noise of the picture
+        drawn = self.tokens.draw(asked, own, settings, progress=progress)
         return prior.decode(drawn.flatten(1)).cpu()
