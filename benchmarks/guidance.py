@@ -182,12 +182,15 @@ def main() -> None:
     given = parser.parse_args()
 
     folders = {folder.name: folder for folder in given.models}
+    if len(folders) < len(given.models):
+        parser.error("two models have the same name; give links to them of different names")
     results: dict[str, list[dict[str, Any]]] = {}
     for name, folder in folders.items():
         results[name] = []
         for settings in settings_of(folder, given):
-            asked = {"settings": settings, "data": given.data, "n": given.n}
-            told = "-".join([name, *(f"{value:g}" for value in settings.values())])
+            asked = {"model": str(folder), "settings": settings, "clip": str(given.clip)}
+            asked |= {"data": given.data, "n": given.n}
+            told = "-".join([name, *(f"{option}-{value:g}" for option, value in settings.items())])
             (given.out / told).mkdir(parents=True, exist_ok=True)
             results[name].append(kept(given.out / told, asked, partial(measure, folder, settings, given)))
     (given.out / "results.json").write_text(json.dumps(results, indent=2))

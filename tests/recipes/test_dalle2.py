@@ -110,9 +110,12 @@ def test_from_the_command_line(folder: Path, tmp_path: Path) -> None:
 
     assert [open_image(path).size for path in run("vary", one, "-n", "2", "-o", out)] == [(32, 32)] * 2 + [(66, 32)]
     assert open_image(run("blend", one, two, one, "--frames", "3", "-o", tmp_path / "blend.png")[0]).size == (100, 66)
-    run("blend", one, two, "--frames", "2", "--grid", "-o", out, "--gif", tmp_path / "blend.gif")
-    with Image.open(tmp_path / "blend.gif") as animation:
+    run("blend", one, two, "--frames", "2", "--grid", "-o", out, "--gif", tmp_path / "new" / "blend.gif")
+    with Image.open(tmp_path / "new" / "blend.gif") as animation:
         assert getattr(animation, "n_frames", 1) == 3  # there, longer, and back
+    refused = CliRunner().invoke(main, ["blend", str(one), str(two), "--gif", "blend.mp4", "--model", str(folder)])
+    assert refused.exit_code == 2
+    assert "give a name that ends in .gif" in refused.output
     style = ["--from", "a red star", "--to", "a blue star"]
     row = run("restyle", one, *style, "--frames", "3", "-o", tmp_path / "style.png")
     assert open_image(row[0]).size == (100, 32)

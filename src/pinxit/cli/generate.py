@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import secrets
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pinxit.atomic import write_atomically
 from pinxit.cli.outputs import device_option, free_path, is_picture, quick_options, read_out
 from pinxit.cli.settings import setting_options
 from pinxit.progress import Progress, shown
@@ -28,6 +30,13 @@ def read_size(ctx: click.Context, option: click.Parameter, value: str | None) ->
     if match is None:
         raise click.BadParameter(f"{value!r} is no size; write WIDTHxHEIGHT in pixels, such as 64x64.", ctx, option)
     return int(match[1]), int(match[2] or match[1])
+
+
+def read_gif(ctx: click.Context, option: click.Parameter, value: Path | None) -> Path | None:
+    """Refuses another ending before anything is drawn."""
+    if value is not None and value.suffix.lower() != ".gif":
+        raise click.BadParameter(f"{str(value)!r}: give a name that ends in .gif.", ctx, option)
+    return value
 
 
 Option = Callable[[Callable[..., None]], Callable[..., None]]
@@ -221,7 +230,13 @@ def vary(
 @click.option(
     "--frames", type=click.IntRange(2), default=8, show_default=True, metavar="N", help="From each to the next."
 )
-@click.option("--gif", type=click.Path(path_type=Path, dir_okay=False), metavar="PATH", help="An animation as well.")
+@click.option(
+    "--gif",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=read_gif,
+    metavar="PATH",
+    help="An animation as well.",
+)
 @drawing_options
 def blend(
     images: tuple[Path, ...],
@@ -244,11 +259,13 @@ def blend(
     system = _load(model, device, asked)
     with _shown(" ".join(image.name for image in images)) as progress:
         made = system.blend(pictures, frames, seed=seed, progress=progress, **asked)
+    _write(out, made, grid_only, frames)
     if gif is not None:
         first, *others = (picture.image for picture in [*made, *reversed(made)])
-        first.save(gif, save_all=True, append_images=others, duration=100, loop=0)
+        moving = io.BytesIO()
+        first.save(moving, "GIF", save_all=True, append_images=others, duration=100, loop=0)
+        write_atomically(gif, moving.getvalue())
         click.echo(gif)
-    _write(out, made, grid_only, frames)
 
 
 @click.command(short_help="Turn a picture from one text towards another.")

@@ -123,17 +123,20 @@ class TextTower(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Framed ids b l -> b d. The end token is the largest id, so argmax finds the first."""
-        x = self._transformed(ids)
-        return self._embedding(self.norm(x[torch.arange(len(x), device=x.device), ids.argmax(dim=-1)]))
+        return self._embedding(self.norm(self._ends(self._transformed(ids), ids)))
 
     def read(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Framed ids b l -> b d, and what stands at every token, b l w."""
         x = self.norm(self._transformed(ids))
-        return self._embedding(x[torch.arange(len(x), device=x.device), ids.argmax(dim=-1)]), x
+        return self._embedding(self._ends(x, ids)), x
 
     def _transformed(self, ids: Tensor) -> Tensor:
         out: Tensor = self.transformer(self.tokens(ids) + self.positions[: ids.shape[1]], causal=True)
         return out
+
+    def _ends(self, x: Tensor, ids: Tensor) -> Tensor:
+        """What stands at the end tokens, b w."""
+        return x[torch.arange(len(x), device=x.device), ids.argmax(dim=-1)]
 
     def _embedding(self, end: Tensor) -> Tensor:
         embedding: Tensor = self.projection(end)

@@ -63,10 +63,6 @@ class Read:
         """A batch of both, the other's after these."""
         return Read(*(torch.cat([getattr(self, each.name), getattr(other, each.name)]) for each in fields(self)))
 
-    def rows(self, start: int, end: int) -> Read:
-        """Some of the batch."""
-        return Read(*(getattr(self, each.name)[start:end] for each in fields(self)))
-
 
 def read(clip: CLIP, ids: Tensor) -> Read:
     """Framed ids b l, as a CLIP reads them."""
