@@ -76,10 +76,20 @@ def test_an_embedding_is_told_beside_a_text_or_alone(text: TextEncoderConfig | N
     assert away.embedding.shape == (2, 6)
 
 
+@pytest.mark.parametrize("positions", [False, True])
 @torch.no_grad()
-def test_it_is_fully_convolutional() -> None:
-    network = awake(CLASSES)
+def test_it_is_fully_convolutional(*, positions: bool) -> None:
+    network = awake(replace(CLASSES, unet=replace(CLASSES.unet, positions=positions)))
     assert network(torch.randn(1, 3, 64, 48), TIMES[:1], Asked()).shape == (1, 3, 64, 48)
+
+
+@torch.no_grad()
+def test_positions_tell_places_apart() -> None:
+    for positions in (False, True):
+        network = awake(replace(CLASSES, unet=replace(CLASSES.unet, positions=positions)))
+        same = torch.zeros(1, 3, 64, 64)
+        inner = network(same, TIMES[:1], Asked())[..., 24:40, 24:40]  # away from the edges, which also tell
+        assert (inner[..., :4, :4].std() < 1e-5) is not positions
 
 
 @pytest.mark.parametrize("looks", ["joined", "cross"])

@@ -44,6 +44,11 @@ def test_from_texts_to_embeddings(tmp_path: Path) -> None:
     told = next(row for row in reversed(rows) if "validation/error" in row)
     for name in ("embedding_scale", "cosine", "best_of_two_gain", "error_at_90%"):
         assert f"validation/{name}" in told
+    other = Context(SOURCE, tmp_path / "other", captioned=True)
+    train("clip-tiny", other, "training.steps=2", "training.batch_size=8", "training.seed=1")
+    parts = {"embeddings": str(tmp_path / "embeddings"), "clip": str(tmp_path / "other")}
+    with pytest.raises(PinxitError, match=r"embeddings of 32 numbers by the CLIP \w+; .+ makes 32 and is .+ that made"):
+        train("dalle2-prior-tiny", Context(SOURCE, tmp_path / "prior2", parts=parts))
 
 
 def test_codes_are_no_embeddings(tmp_path: Path, dalle1_run: Path) -> None:

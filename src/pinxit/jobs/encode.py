@@ -61,6 +61,8 @@ class Encoded:
     """k, how many codes there are; None where they are numbers."""
     fingerprint: str
     """Of the pictures."""
+    encoder: str | None = None
+    """The fingerprint of what encoded them, where it was kept."""
     others: Encoded | None = None
     """Codes of the same pictures, in the same order."""
 
@@ -78,7 +80,8 @@ class Encoded:
         captions = [{kind: tuple(texts) for kind, texts in row["captions"].items()} for row in rows]
         keys, source = [row["key"] for row in rows], config["source"]["data"]["fingerprint"]
         metas = [row.get("meta", {}) for row in rows]
-        return cls(values, keys, captions, metas, tuple(config["shape"]), config["codes"], source)
+        shape, encoder = tuple(config["shape"]), config.get("encoder")
+        return cls(values, keys, captions, metas, shape, config["codes"], source, encoder)
 
     def beside(self, others: Encoded) -> Encoded:
         """These with others of the same pictures."""
@@ -193,7 +196,8 @@ def conclude(pairs: Pairs, encoder: Encoder, folder: Path, source: Mapping[str, 
         raise PinxitError(f"{pairs.name} has no picture that could be encoded. `pinxit data check` says why.")
     skipped: Counter[str] = sum((Counter(config["skipped"]) for config in made), Counter())
     config = {"kind": KIND, "source": dict(source), "samples": samples, "skipped": dict(skipped), "parts": len(made)}
-    write_config(folder, {**config, "shape": list(encoder.shape), "codes": encoder.codes})
+    made_by = {"shape": list(encoder.shape), "codes": encoder.codes, "encoder": encoder.fingerprint}
+    write_config(folder, config | made_by)
 
 
 def _encode_part(

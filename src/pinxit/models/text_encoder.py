@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pinxit.nn.transformer import Transformer, initialize_residual
@@ -24,6 +25,12 @@ class TextEncoderConfig:
     stands: Literal["last", "mean"] = "last"
     """What stands for the whole text: its last position, as in GLIDE, which has to learn first to gather the others; or
     the mean of all, by which little training goes far."""
+    token_shift: bool = False
+    """Whether tokens see their neighbours before the first block (as in RWKV, Peng et al. 2023).
+
+    Which colour is whose is then there to be looked at. Attention takes very long to learn that from the errors of
+    pictures: nothing is gained until it both blends words and looks for what it has blended.
+    """
 
 
 class TextEncoder(nn.Module):
@@ -43,9 +50,18 @@ class TextEncoder(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Ids b l -> b l w."""
-        out: Tensor = self.norm(self.transformer(self.tokens(ids) + self.positions))
+        tokens = self.tokens(ids)
+        if self.config.token_shift:
+            tokens = _shifted(tokens)
+        out: Tensor = self.norm(self.transformer(tokens + self.positions))
         return out
 
     def whole(self, tokens: Tensor) -> Tensor:
         """Tokens b l w, as they come out -> what stands for the text, b w."""
         return tokens[:, -1] if self.config.stands == "last" else tokens.mean(1)
+
+
+def _shifted(tokens: Tensor) -> Tensor:
+    """Tokens b l w of which a quarter is that of the token before, and another that of the one after."""
+    own, before, after = tokens.split([(w := tokens.shape[2]) - 2 * (w // 4), w // 4, w // 4], 2)
+    return torch.cat([own, F.pad(before, (0, 0, 1, -1)), F.pad(after, (0, 0, -1, 1))], 2)

@@ -59,6 +59,9 @@ class UNetConfig:
     """Of the group norms."""
     patch: int = 1
     """Side of the squares of pixels that are folded into channels first. 1 as published; 2 or 4 suits a laptop."""
+    positions: bool = False
+    """Whether every place has a learnt vector, stretched to pictures of other sizes. Without them convolutions and
+    attention know where they are by the edges alone, and learn late what is left, right, above and below."""
 
     def __post_init__(self) -> None:
         if self.size % self.factor:
@@ -239,6 +242,9 @@ class UNetEncoder(nn.Module):
         base, told = config.channels, config.told
         self.time = nn.Sequential(Linear(base, told), nn.SiLU(), Linear(told, told))
         self.stem = nn.Conv2d((config.inputs + config.beside) * config.patch**2, config.widths[0], 3, padding=1)
+        if config.positions:
+            self.positions = nn.Parameter(torch.empty(config.widths[0], config.sides[0], config.sides[0]))
+            nn.init.normal_(self.positions, std=0.3)  # half of what the stem makes of pictures
         self.down = nn.ModuleList(_down(config))
         bottom = config.widths[-1]
         self.middle = nn.ModuleList(
@@ -257,6 +263,8 @@ class UNetEncoder(nn.Module):
             beside = guide.beside if guide.beside is not None else x.new_zeros(len(x), self.config.beside, *x.shape[2:])
             x = torch.cat([x, beside], 1)
         x = self.stem(F.pixel_unshuffle(x, self.config.patch))
+        if self.config.positions:
+            x = x + F.interpolate(self.positions[None], x.shape[2:], mode="bilinear").to(x.dtype)
         kept = [x]
         for stage in self.down:
             x = stage(x, told, guide.tokens)

@@ -25,7 +25,7 @@ from pinxit.recipes.recipe import UNMEASURED, Recipe
 from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig
 
-TEXT = TextEncoderConfig(vocabulary=2_048, length=32, width=256, depth=4, heads=4, stands="mean")
+TEXT = TextEncoderConfig(vocabulary=2_048, length=32, width=256, depth=4, heads=4, stands="mean", token_shift=True)
 
 NOISE = FlowConfig(mean=1.3, std=1.2, shift=4.0)
 """Mostly much noise: things in small pictures are many pixels wide, so that noise has to be several times as strong as
@@ -41,6 +41,7 @@ BASE = DenoiserConfig(
         looks="cross",
         resample="fold",
         patch=4,
+        positions=True,
     ),
     ProcessConfig(NOISE, target="x0"),
     text=TEXT,

@@ -135,10 +135,11 @@ class Prepared:
 def prepared(context: Context, data: PriorDataConfig, encoded: Encoded) -> Prepared:
     """Embeddings, and the CLIP that made them."""
     clip = CLIPSystem.from_checkpoint(context.model("clip"), torch.device("cpu"))
-    if encoded.shape != clip.shape:
+    if encoded.shape != clip.shape or encoded.encoder not in (None, clip.fingerprint):
         raise PinxitError(
-            f"The embeddings have {encoded.shape[0]} numbers, those of {context.model('clip')} {clip.shape[0]}. Give "
-            "the CLIP that made them."
+            f"{context.part('embeddings')} holds embeddings of {encoded.shape[0]} numbers by the CLIP "
+            f"{encoded.encoder}; {context.model('clip')} makes {clip.shape[0]} and is {clip.fingerprint}. Give the "
+            "CLIP that made them."
         )
     training, held = encoded.hold_back(data.validation)
     rows = torch.from_numpy(training.values.astype(np.float32))
