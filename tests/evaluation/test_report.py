@@ -77,10 +77,10 @@ class Fixed(CLIPSystem):
     def __init__(self, cosines: Sequence[Sequence[float]]) -> None:
         self.cosines = torch.tensor(cosines)
 
-    def encode_image(self, images: object) -> torch.Tensor:  # noqa: ARG002
+    def encode_image(self, images: object, *, unit: bool = True) -> torch.Tensor:  # noqa: ARG002
         return self.cosines
 
-    def encode_text(self, texts: object) -> torch.Tensor:
+    def encode_text(self, texts: object, *, unit: bool = True) -> torch.Tensor:  # noqa: ARG002
         assert isinstance(texts, list)
         return torch.eye(len(texts))
 

@@ -64,7 +64,7 @@ def converted(source: Path) -> CLIPSystem:
     return system
 
 
-def transformers_clip(activation: Activation) -> Any:
+def transformers_clip(activation: Activation, width: int = WIDTH) -> Any:
     transformers = pytest.importorskip("transformers", reason="needs transformers")
     towers = [
         {
@@ -79,7 +79,7 @@ def transformers_clip(activation: Activation) -> Any:
     end = VOCABULARY - 1
     ids = {"eos_token_id": end, "bos_token_id": end - 1, "pad_token_id": end}
     config = transformers.CLIPConfig(
-        projection_dim=WIDTH,
+        projection_dim=width,
         vision_config={**towers[0], "image_size": SIZE, "patch_size": PATCH},
         text_config={**towers[1], "vocab_size": VOCABULARY, "max_position_embeddings": LENGTH, **ids},
     )
@@ -215,7 +215,9 @@ def test_other_towers_are_refused(tmp_path: Path) -> None:
         convert(str(save_open_clip(tmp_path, state, told)), tmp_path / "ours")
     (tmp_path / "theirs" / "open_clip_config.json").write_text(json.dumps(open_clip_config("gelu")))
     (tmp_path / "theirs" / "bpe_simple_vocab_16e6.txt.gz").unlink()
-    with pytest.raises(PinxitError, match=r"bpe_simple_vocab_16e6\.txt\.gz or merges\.txt, and neither is in"):
+    with pytest.raises(
+        PinxitError, match=r"bpe_simple_vocab_16e6\.txt\.gz, merges\.txt, tokenizer\.json, and none is in"
+    ):
         convert(str(tmp_path / "theirs"), tmp_path / "ours")
 
 

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from tests.parity.guided import LENGTH, TEXTS, Theirs
 from torch import Tensor
 
-from pinxit.checkpoints import from_guided
+from pinxit.checkpoints import from_diffusers, from_guided
 from pinxit.checkpoints.files import from_config, to_config
 from pinxit.errors import PinxitError
 from pinxit.models.denoiser import SIZES, Asked, Denoiser, DenoiserConfig
-from pinxit.models.unet import Block, Change, Guide, UNet, UNetConfig
+from pinxit.models.unet import Guide, UNet, UNetConfig
 
 SMALL: dict[str, Any] = {
     "num_channels": 32,
@@ -40,6 +40,8 @@ PUBLISHED = {
     "glide-base-inpaint": 385_037_638,
     "glide-upsample-inpaint": 398_368_198,
 }
+TOLD = {"dalle2-decoder": 3.5e9, "dalle2-upsample": 7e8, "dalle2-upsample-1024": 3e8}
+"""As the paper's table 3 rounds them."""
 TIMES = torch.tensor([13, 700])
 
 
@@ -109,11 +111,20 @@ def test_nothing_known_is_nothing_shown() -> None:
         torch.testing.assert_close(ours(theirs)(x, TIMES, Asked()), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_sizes(name: str) -> None:
+    assert counted(name) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_sizes_of_unclip(name: str) -> None:
+    assert counted(name) == pytest.approx(TOLD[name], rel=0.06)
+
+
+def counted(name: str) -> int:
     with torch.device("meta"):
         network = Denoiser(SIZES[name])
-    assert sum(value.numel() for value in network.parameters()) == PUBLISHED[name]
+    return sum(value.numel() for value in network.parameters())
 
 
 def test_published_weights_need_no_flags() -> None:
@@ -148,50 +159,6 @@ def test_others_have_to_tell_their_flags() -> None:
 
 # diffusers, where its networks coincide with these
 
-BLOCKS = {"norm1": "norm1", "conv1": "conv1", "time_emb_proj": "told", "norm2": "norm2", "conv2": "conv2"}
-BLOCKS |= {"conv_shortcut": "skip"}
-
-
-def by_their_names(unet: UNet) -> dict[str, str]:
-    """Ours -> diffusers', for layers with a weight and a bias; queries, keys and values are three layers there."""
-    places = {
-        "encoder.time.0": "time_embedding.linear_1",
-        "encoder.time.2": "time_embedding.linear_2",
-        "encoder.stem": "conv_in",
-        "head.0": "conv_norm_out",
-        "head.2": "conv_out",
-    }
-
-    def stage(ours: str, block: str, look: str) -> None:
-        module = unet.get_submodule(ours)
-        if isinstance(module.block, Change):
-            places[f"{ours}.block.conv"] = f"{block}.conv"
-        else:
-            places.update({f"{ours}.block.{b}": f"{block}.{a}" for a, b in BLOCKS.items()})
-        places[f"{ours}.look.norm"] = f"{look}.group_norm"
-        places[f"{ours}.look.attention.out"] = f"{look}.to_out.0"
-        places[f"{ours}.look.attention.query_key_value"] = places[f"{ours}.look.attention.key_value"] = look
-        if isinstance(module.change, Block):
-            up = f"{block.partition('.resnets')[0]}.upsamplers.0"
-            places.update({f"{ours}.change.{b}": f"{up}.{a}" for a, b in BLOCKS.items()})
-        elif module.change is not None:
-            places[f"{ours}.change.conv"] = f"{block.partition('.resnets')[0]}.upsamplers.0.conv"
-
-    blocks, number = unet.encoder.config.blocks, 0
-    for level in range(len(unet.encoder.config.widths)):
-        for i in range(blocks):
-            stage(f"encoder.down.{number}", f"down_blocks.{level}.resnets.{i}", f"down_blocks.{level}.attentions.{i}")
-            number += 1
-        if level < len(unet.encoder.config.widths) - 1:
-            stage(f"encoder.down.{number}", f"down_blocks.{level}.downsamplers.0", "none")
-            number += 1
-    stage("encoder.middle.0", "mid_block.resnets.0", "mid_block.attentions.0")
-    stage("encoder.middle.1", "mid_block.resnets.1", "none")
-    for number in range(len(unet.up)):
-        level, i = divmod(number, blocks + 1)
-        stage(f"up.{number}", f"up_blocks.{level}.resnets.{i}", f"up_blocks.{level}.attentions.{i}")
-    return places
-
 
 @pytest.mark.parametrize("scale_shift", [False, True])
 @pytest.mark.parametrize("block_changes", [False, True])
@@ -223,16 +190,7 @@ def test_unet_2d_of_diffusers(scale_shift: bool, block_changes: bool) -> None:
 
 
 def taken_over(network: UNet, state: dict[str, Tensor]) -> UNet:
-    ours: dict[str, Tensor] = {}
-    places = by_their_names(network)
-    for name in network.state_dict():
-        place, _, kind = name.rpartition(".")
-        parts = {"query_key_value": ("to_q", "to_k", "to_v"), "key_value": ("add_k_proj", "add_v_proj")}
-        if several := parts.get(place.rpartition(".")[2]):
-            ours[name] = torch.cat([state[f"{places[place]}.{part}.{kind}"] for part in several])
-        else:
-            ours[name] = state[f"{places[place]}.{kind}"]
-    network.load_state_dict(ours)
+    network.load_state_dict(from_diffusers.unet_weights(network, state))
     return network
 
 

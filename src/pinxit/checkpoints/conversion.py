@@ -40,6 +40,7 @@ from pinxit.models.denoiser import Denoiser
 from pinxit.models.dvae import DVAE
 from pinxit.models.noised_classifier import NoisedClassifier
 from pinxit.models.perceptual import LPIPS
+from pinxit.models.prior import Prior
 from pinxit.models.token_transformer import TokenTransformer
 from pinxit.models.vae import VAE
 from pinxit.models.vqgan import VQGAN
@@ -54,6 +55,7 @@ NETWORKS: dict[str, Any] = {
     "denoiser": Denoiser,
     "noised_classifier": NoisedClassifier,
     "clip": CLIP,
+    "prior": Prior,
 }
 """What can come out: kind -> network."""
 
@@ -68,6 +70,7 @@ LAYOUTS = (
     "(GLIDE's beside its encoder.json and vocab.bpe)",
     "CLIPs with vision transformers: folders of transformers' CLIPModel, weights of open_clip and OpenAI (beside "
     "open_clip_config.json where there is one)",
+    "Karlo, as folders of diffusers' unCLIP pipelines have it (with image_encoder/, that of the one for variations)",
     "LPIPS with its VGG16 (of the package lpips, or inside a VQGAN: --part lpips)",
 )
 
@@ -193,13 +196,15 @@ def _recognise(path: Path, part: str | None, size: int | None) -> Found:
         raise PinxitError(
             f"There is no part {part!r} to convert. Allowed is {' or '.join(PARTS)}, or none for the model itself."
         )
+    if not part and _json(path / "model_index.json").get("_class_name") in from_diffusers.UNCLIP:
+        return _unclip(path)
     if path.is_dir() and part != "lpips":
         for folder in (path, path / "vae", path / "vqvae"):
             if (described := _diffusers(folder)) is not None:
                 found = from_diffusers.codec(described, read_state(_weights_in(folder)))
                 return Found("diffusers", {"": _codec(found, size)})
         if not part and (described := from_clip.described(path)) is not None:
-            return _clip("transformers", from_clip.transformers(described, read_state(_weights_in(path)), path))
+            return _clip("transformers", from_clip.transformers(described, read_state(_weights_in(path)), path, path))
         halves = [path / "encoder.pkl", path / "decoder.pkl"]
         if all(half.is_file() for half in halves):
             encoder, decoder = (read_state(half) for half in halves)
@@ -310,6 +315,38 @@ def _noised_clip(halves: Mapping[str, Mapping[str, Tensor]], folder: Path) -> Ne
     return Network("clip", found.config, found.state, beside, found.tokenizer.to_json())
 
 
+def _unclip(folder: Path) -> Found:
+    """A pipeline of diffusers' for Karlo: from texts, for variations, or both in one folder."""
+    if not (folder / "image_encoder").is_dir():
+        raise PinxitError(
+            f"{folder} has no image_encoder, without which pictures cannot be varied or blended. The pipeline for "
+            "variations has one, as has CLIP ViT-L/14; put it beside the decoder, with feature_extractor."
+        )
+    described, states = {}, {}
+    for name in ("decoder", "text_proj", "super_res_first", "super_res_last", "text_encoder", "image_encoder", "prior"):
+        if name != "prior" or (folder / name).is_dir():
+            described[name] = _json(folder / name / "config.json")
+            states[name] = read_state(_weights_in(folder / name))
+    clip = from_clip.transformers(
+        {"vision_config": described["image_encoder"], "text_config": described["text_encoder"]},
+        states["text_encoder"] | states["image_encoder"],
+        folder / "tokenizer",
+        folder / "feature_extractor",
+    )
+    networks = {"clip": Network("clip", clip.config, clip.state, tokenizer=clip.tokenizer.to_json())}
+    if "prior" in states:
+        scheduler = _json(folder / "prior_scheduler" / "scheduler_config.json")
+        bound = scheduler["clip_sample_range"] if scheduler.get("clip_sample", True) else None
+        networks["prior"] = Network("prior", *from_diffusers.prior(described["prior"], states["prior"], bound))
+    decoder = from_diffusers.decoder(described["decoder"], states["decoder"], states["text_proj"])
+    networks["decoder"] = Network("denoiser", *decoder)
+    drawn = {"enlarging": from_diffusers.ENLARGING}
+    for name, theirs in (("upsampler", "super_res_first"), ("upsampler/last", "super_res_last")):
+        larger = from_diffusers.upsampler(described[theirs], states[theirs], low=decoder[0].unet.size)
+        networks[name] = Network("denoiser", *larger, drawn)
+    return Found("diffusers", networks, from_diffusers.UNCLIP_DEFAULTS, "dalle2")
+
+
 def _clip(layout: str, found: from_clip.Found) -> Found:
     """A CLIP by itself."""
     return Found(layout, {"": Network("clip", found.config, found.state, tokenizer=found.tokenizer.to_json())})
@@ -382,12 +419,17 @@ def _weights_in(folder: Path) -> Path:
 
 def _diffusers(folder: Path) -> Mapping[str, Any] | None:
     """The config.json of a model of diffusers that is known here."""
+    config = _json(folder / "config.json")
+    return config if config.get("_class_name") in ("AutoencoderKL", "VQModel") else None
+
+
+def _json(file: Path) -> Mapping[str, Any]:
+    """What a config says; nothing where there is none that can be read."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        said = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    known = isinstance(config, dict) and config.get("_class_name") in ("AutoencoderKL", "VQModel")
-    return config if known else None
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def _local(source: str) -> Path:

@@ -16,7 +16,7 @@ from pinxit.models.clip import SIZES, CLIPConfig, TextConfig, VisionConfig
 from pinxit.nn.transformer import Activation
 from pinxit.text.tokenizer import Tokenizer
 
-MERGES = ("bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt", "merges.txt")
+MERGES = ("bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt", "merges.txt", "tokenizer.json")
 """Where CLIP's tokenizer lies: in OpenAI's and open_clip's packages, and beside transformers' weights."""
 
 HEAD = 64
@@ -145,8 +145,10 @@ def openai(state: Mapping[str, Tensor], folder: Path) -> Found:
     return Found(config, ours, _tokenizer(folder, config))
 
 
-def transformers(told: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) -> Found:
-    """A folder of transformers' CLIPModel."""
+def transformers(told: Mapping[str, Any], state: Mapping[str, Tensor], texts: Path, pictures: Path) -> Found:
+    """transformers' CLIPModel, or both towers of it by themselves; its tokenizer in a folder `texts`, and the
+    preprocessor_config.json of `pictures` in another.
+    """
     vision, text = told["vision_config"], told["text_config"]
     ours = _renamed({name: value for name, value in state.items() if "position_ids" not in name}, TRANSFORMERS)
     for name in [name for name in ours if ".self_attn.q_proj." in name]:
@@ -157,7 +159,8 @@ def transformers(told: Mapping[str, Any], state: Mapping[str, Tensor], folder: P
         raise PinxitError(
             f"hidden_act={' and '.join(sorted(activations))}: read are gelu and quick_gelu, one for both."
         )
-    pixels = _json(folder / "preprocessor_config.json") or {}
+    ours.setdefault("logit_scale", torch.tensor(100.0).log())  # as all published ones have it
+    pixels = _json(pictures / "preprocessor_config.json") or {}
     config = _config(
         ours,
         heads=(int(vision.get("num_attention_heads", 12)), int(text.get("num_attention_heads", 8))),
@@ -165,7 +168,7 @@ def transformers(told: Mapping[str, Any], state: Mapping[str, Tensor], folder: P
         mean=pixels.get("image_mean"),
         std=pixels.get("image_std"),
     )
-    return Found(config, ours, _tokenizer(folder, config))
+    return Found(config, ours, _tokenizer(texts, config))
 
 
 def noised(vision: Mapping[str, Tensor], text: Mapping[str, Tensor], folder: Path) -> Found:
@@ -271,7 +274,7 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
         if (file := folder / name).is_file():
             return Tokenizer.over_merges(file)
     raise PinxitError(
-        f"CLIP's texts are read by {' or '.join((MERGES[0], MERGES[-1]))}, and neither is in {folder}. Its package or "
+        f"CLIP's texts are read by {', '.join((MERGES[0], *MERGES[2:]))}, and none is in {folder}. Its package or "
         "its folder on the hub has one; put it beside the weights."
     )
 

@@ -1,4 +1,4 @@
-"""diffusers' AutoencoderKL, VQModel and PriorTransformer as ours."""
+"""diffusers' AutoencoderKL and VQModel, and the parts of its unCLIP, as ours."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pinxit.checkpoints.pyramid_layout import Piece, take
+from pinxit.diffusion.process import ProcessConfig
+from pinxit.diffusion.schedules import DiscreteConfig
 from pinxit.errors import PinxitError
+from pinxit.models.denoiser import EMBEDDING_TOKENS, Denoiser, DenoiserConfig
 from pinxit.models.prior import BEYOND, LEVELS, PriorConfig
+from pinxit.models.unet import HEAD_WIDTH, Block, Change, Look, UNet, UNetConfig
 from pinxit.models.vae import VAEConfig
 from pinxit.models.vqgan import VQGANConfig
 from pinxit.nn.convolution import PyramidConfig
@@ -115,8 +119,10 @@ PRIOR = (
 """PriorTransformer's names -> ours."""
 
 
-def prior(described: Mapping[str, Any], state: Mapping[str, Tensor]) -> tuple[PriorConfig, dict[str, Tensor]]:
-    """Config and weights of a PriorTransformer as unCLIP has it: Karlo's."""
+def prior(
+    described: Mapping[str, Any], state: Mapping[str, Tensor], bound: float | None = None
+) -> tuple[PriorConfig, dict[str, Tensor]]:
+    """Config and weights of a PriorTransformer as unCLIP has it: Karlo's, which draws within a `bound`."""
     told = {"num_embeddings": 77, "additional_embeddings": BEYOND, "time_embed_dim": None, **described}
     if told["additional_embeddings"] != BEYOND or told.get("added_emb_type", "prd") != "prd" or told["time_embed_dim"]:
         raise PinxitError(
@@ -140,5 +146,172 @@ def prior(described: Mapping[str, Any], state: Mapping[str, Tensor]) -> tuple[Pr
         width=len(ours["query"]),
         depth=int(told["num_layers"]),
         heads=int(told["num_attention_heads"]),
+        unit=False,
+        bound=bound,
     )
     return config, ours
+
+
+UNCLIP = ("UnCLIPPipeline", "UnCLIPImageVariationPipeline")
+
+UNCLIP_DEFAULTS = {
+    "prior_steps": 25,
+    "prior_guidance": 4.0,
+    "sampler": "ddpm",
+    "steps": 25,
+    "guidance": 8.0,
+}
+"""How the pipeline draws."""
+
+ENLARGING = {"sampler": "ddpm", "steps": 7, "temperature": 1.0}
+"""How its super-resolution does."""
+
+BLOCKS = {"norm1": "norm1", "conv1": "conv1", "told": "time_emb_proj", "norm2": "norm2", "conv2": "conv2"}
+BLOCKS |= {"skip": "conv_shortcut"}
+"""Our layers in a residual block -> theirs."""
+
+LOOKS = {"query_key_value": ("to_q", "to_k", "to_v"), "key_value": ("add_k_proj", "add_v_proj")}
+"""Of ours, those that are several layers there."""
+
+KINDS = {
+    "ResnetDownsampleBlock2D": False,
+    "ResnetUpsampleBlock2D": False,
+    "SimpleCrossAttnDownBlock2D": True,
+    "SimpleCrossAttnUpBlock2D": True,
+}
+"""Blocks of levels that are read, and whether they attend."""
+
+PROJECTIONS = {
+    "embedding_to_time": "clip_image_embeddings_project_to_time_embeddings",
+    "read_to_time": "embedding_proj",
+    "read.0": "encoder_hidden_states_proj",
+    "read.1": "text_encoder_hidden_states_norm",
+}
+"""Our layers -> UnCLIPTextProjModel's."""
+
+
+def decoder(
+    described: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    projections: Mapping[str, Tensor],
+) -> tuple[DenoiserConfig, dict[str, Tensor]]:
+    """A UNet2DConditionModel and the UnCLIPTextProjModel before it."""
+    unet = _unet(described, outputs=6, tokens=int(described["cross_attention_dim"]))
+    reads = projections["encoder_hidden_states_proj.weight"].shape[1]
+    process = ProcessConfig(DiscreteConfig("cosine"), learned_variance=True)
+    config = DenoiserConfig(unet, process, embedding=reads, unit=False, reads=reads)
+    ours = _denoiser(config, state)
+    for name, theirs in PROJECTIONS.items():
+        ours |= {f"{name}.{kind}": projections[f"{theirs}.{kind}"] for kind in ("weight", "bias")}
+    for kind in ("weight", "bias"):  # theirs has the tokens innermost
+        value = projections[f"clip_extra_context_tokens_proj.{kind}"]
+        by_token = value.view(-1, EMBEDDING_TOKENS, *value.shape[1:]).transpose(0, 1)
+        ours[f"embedding_to_tokens.{kind}"] = by_token.reshape(value.shape)
+    return config, ours | {"no_embedding": projections["learned_classifier_free_guidance_embeddings"]}
+
+
+def upsampler(
+    described: Mapping[str, Any], state: Mapping[str, Tensor], low: int
+) -> tuple[DenoiserConfig, dict[str, Tensor]]:
+    """A UNet2DModel that enlarges pictures of `low` pixels: unCLIP's super-resolution."""
+    if described.get("add_attention", True):
+        raise PinxitError("A UNet2DModel with attention is not read here: unCLIP's has add_attention=false.")
+    unet = _unet(described, outputs=3, tokens=None)
+    process = ProcessConfig(DiscreteConfig("cosine"))
+    config = DenoiserConfig(unet, process, low=low, low_filter="bicubic")
+    return config, _denoiser(config, state)
+
+
+def _unet(described: Mapping[str, Any], *, outputs: int, tokens: int | None) -> UNetConfig:
+    """The shape of theirs, as far as unCLIP has it; anything else is refused."""
+    down, widths = described["down_block_types"], described["block_out_channels"]
+    if odd := {*down, *described["up_block_types"]} - KINDS.keys():
+        raise PinxitError(f"A U-Net with {', '.join(sorted(odd))} is not read here. Allowed: {', '.join(KINDS)}.")
+    if described["out_channels"] != outputs:
+        raise PinxitError(f"A U-Net that tells {described['out_channels']} channels is none of unCLIP's: {outputs}.")
+    size = int(described["sample_size"])
+    head = described.get("attention_head_dim") or 8
+    attends = [level for level, kind in enumerate(down) if KINDS[kind]]
+    heads = {widths[level] // head for level in attends}
+    plain = tokens is None or head == HEAD_WIDTH
+    if not plain and len(heads) > 1:
+        raise PinxitError(
+            f"attention_head_dim={head}: read are {HEAD_WIDTH}, and others with as many heads everywhere."
+        )
+    return UNetConfig(
+        size=size,
+        channels=widths[0],
+        multipliers=tuple(width / widths[0] for width in widths),
+        blocks=int(described["layers_per_block"]),
+        attention=tuple(size // 2**level for level in attends),
+        middle=tokens is not None,
+        heads=None if plain else heads.pop(),
+        outputs=outputs,
+        tokens=tokens,
+        scale_shift=described.get("resnet_time_scale_shift", "default") == "scale_shift",
+        groups=int(described.get("norm_num_groups") or 32),
+    )
+
+
+def _denoiser(config: DenoiserConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a U-Net by our names."""
+    with torch.device("meta"):
+        network = Denoiser(config)
+    return {f"unet.{name}": value for name, value in unet_weights(network.unet, state).items()}
+
+
+def unet_weights(unet: UNet, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of diffusers' UNet2DModel and UNet2DConditionModel, for a U-Net of the same shape."""
+    ours: dict[str, Tensor] = {}
+    places = _unet_places(unet)
+    for name in unet.state_dict():
+        place, _, kind = name.rpartition(".")
+        if several := LOOKS.get(place.rpartition(".")[2]):
+            ours[name] = torch.cat([state[f"{places[place]}.{part}.{kind}"] for part in several])
+        else:
+            ours[name] = state[f"{places[place]}.{kind}"]
+    return ours
+
+
+def _unet_places(unet: UNet) -> dict[str, str]:
+    """Our layers with a weight and a bias -> theirs; for those of `LOOKS`, where they lie."""
+    places = {
+        "encoder.time.0": "time_embedding.linear_1",
+        "encoder.time.2": "time_embedding.linear_2",
+        "encoder.stem": "conv_in",
+        "head.0": "conv_norm_out",
+        "head.2": "conv_out",
+    }
+
+    def block(ours: str, module: nn.Module, theirs: str) -> None:
+        if isinstance(module, Change):
+            places[f"{ours}.conv"] = f"{theirs}.conv"
+        else:
+            places.update({f"{ours}.{a}": f"{theirs}.{b}" for a, b in BLOCKS.items()})
+
+    def stage(ours: str, theirs: str, attention: str = "") -> None:
+        module = unet.get_submodule(ours)
+        block(f"{ours}.block", module.block, theirs)  # type: ignore[arg-type]
+        if isinstance(module.look, Look):
+            places[f"{ours}.look.norm"] = f"{attention}.group_norm"
+            places[f"{ours}.look.attention.out"] = f"{attention}.to_out.0"
+            places[f"{ours}.look.attention.query_key_value"] = attention
+            places[f"{ours}.look.attention.key_value"] = attention
+        if isinstance(module.change, Block | Change):
+            level = theirs.partition(".resnets")[0]
+            block(f"{ours}.change", module.change, f"{level}.upsamplers.0")
+
+    config, number = unet.encoder.config, 0
+    for level in range(len(config.widths)):
+        for i in range(config.blocks):
+            stage(f"encoder.down.{number}", f"down_blocks.{level}.resnets.{i}", f"down_blocks.{level}.attentions.{i}")
+            number += 1
+        if level < len(config.widths) - 1:
+            stage(f"encoder.down.{number}", f"down_blocks.{level}.downsamplers.0")
+            number += 1
+    stage("encoder.middle.0", "mid_block.resnets.0", "mid_block.attentions.0")
+    stage("encoder.middle.1", "mid_block.resnets.1")
+    for number in range(len(unet.up)):
+        level, i = divmod(number, config.blocks + 1)
+        stage(f"up.{number}", f"up_blocks.{level}.resnets.{i}", f"up_blocks.{level}.attentions.{i}")
+    return places

@@ -159,25 +159,30 @@ class CLIP(nn.Module):
         self.register_buffer("mean", 2 * torch.tensor(config.mean).view(3, 1, 1) - 1, persistent=False)
         self.register_buffer("std", 2 * torch.tensor(config.std).view(3, 1, 1), persistent=False)
 
-    def encode_image(self, pixels: Tensor, times: Tensor | None = None) -> Tensor:
-        """Pixels in [-1, 1], b 3 h w -> b d unit rows in float32.
+    def encode_image(self, pixels: Tensor, times: Tensor | None = None, *, unit: bool = True) -> Tensor:
+        """Pixels in [-1, 1], b 3 h w -> b d in float32, unit rows or as they come.
 
         One that knows noise is told their times b, of a thousand; without them they are clean.
         """
-        return F.normalize(self.vision((pixels - self.mean) / self.std, times).float(), dim=-1)
+        return _rows(self.vision((pixels - self.mean) / self.std, times), unit)
 
-    def encode_text(self, ids: Tensor) -> Tensor:
-        """Ids b l, framed by start and end (`text.tokenizer.frame`) -> b d unit rows in float32."""
-        return F.normalize(self.text(ids).float(), dim=-1)
+    def encode_text(self, ids: Tensor, *, unit: bool = True) -> Tensor:
+        """Ids b l, framed by start and end (`text.tokenizer.frame`) -> b d in float32, unit rows or as they come."""
+        return _rows(self.text(ids), unit)
 
-    def read(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids b l -> b d unit rows, and what stands at every token, b l w; both in float32."""
+    def read(self, ids: Tensor, *, unit: bool = True) -> tuple[Tensor, Tensor]:
+        """Ids b l -> the same, and what stands at every token, b l w."""
         embedding, tokens = self.text.read(ids)
-        return F.normalize(embedding.float(), dim=-1), tokens.float()
+        return _rows(embedding, unit), tokens.float()
 
     def forward(self, pixels: Tensor, ids: Tensor) -> Tensor:
         """Pixels b 3 h w and ids m l -> logits b m."""
         return self.logit_scale.exp() * self.encode_image(pixels) @ self.encode_text(ids).T
+
+
+def _rows(embeddings: Tensor, unit: bool) -> Tensor:
+    embeddings = embeddings.float()
+    return F.normalize(embeddings, dim=-1) if unit else embeddings
 
 
 def _initialize(transformer: Transformer) -> None:

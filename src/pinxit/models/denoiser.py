@@ -39,8 +39,14 @@ class DenoiserConfig:
     text: TextEncoderConfig | None = None
     embedding: int | None = None
     """d of CLIP's embeddings, of which it draws pictures."""
+    unit: bool = True
+    """Whether those are of length 1, or as CLIP's towers give them."""
+    reads: int | None = None
+    """w of what CLIP reads at every token of a text, for one that has no text encoder of its own: Karlo's."""
     low: int | None = None
     """Side of the small picture that it enlarges."""
+    low_filter: Literal["bilinear", "bicubic"] = "bilinear"
+    """How that is stretched; the latter against aliasing, as Karlo does."""
     low_noise: bool = False
     """Whether it is told how noisy that is, having learnt from noisy ones (Ho et al. 2022, "Cascaded Diffusion
     Models", section 4.2)."""
@@ -48,9 +54,12 @@ class DenoiserConfig:
     """Whether it can be shown a part of the picture, and where that is."""
 
     def __post_init__(self) -> None:
+        if self.reads and (self.text or not self.embedding):
+            raise PinxitError("reads goes with embedding, those of the same CLIP, and instead of text.")
+        tokens = self.text.width if self.text else self.unet.told if self.embedding else None
         wanted: dict[str, Any] = {
             "beside": 3 * bool(self.low) + 4 * self.known,
-            "tokens": self.text.width if self.text else self.unet.told if self.embedding else None,
+            "tokens": (self.unet.tokens or tokens) if self.reads else tokens,
             "outputs": self.unet.inputs * (1 + self.process.learned_variance),
         }
         plain = {"beside": 0, "tokens": None, "outputs": 3}
@@ -58,6 +67,10 @@ class DenoiserConfig:
             if getattr(self.unet, name) not in (plain[name], value):
                 raise PinxitError(f"unet.{name}={getattr(self.unet, name)} does not go with the rest: give {value}.")
         object.__setattr__(self, "unet", replace(self.unet, **wanted))
+
+
+WORDS = ("labels", "ids", "embedding", "read", "read_mask", "read_embedding")
+"""What an `Asked` holds that guidance exchanges; the rest are pictures."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,13 @@ class Asked:
     ids: Tensor | None = None
     """Texts, int64 b l."""
     embedding: Tensor | None = None
-    """CLIP's embeddings of pictures, unit rows b d; zeros for none in particular."""
+    """CLIP's embeddings of pictures, rows b d; `Denoiser.no_embedding` for none in particular."""
+    read: Tensor | None = None
+    """What that CLIP reads at every token of a text, b l w."""
+    read_mask: Tensor | None = None
+    """b l, True up to the end of the text."""
+    read_embedding: Tensor | None = None
+    """What it reads in all, b d."""
     low: Tensor | None = None
     """Small pictures, b 3 h' w' in [-1, 1]."""
     low_level: Tensor | None = None
@@ -87,7 +106,7 @@ class Asked:
     def instead(self, other: Asked) -> Asked:
         """The same for another's only class, text or embedding; what pictures it is shown stays."""
         count = len(next(value for field in fields(self) if (value := getattr(self, field.name)) is not None))
-        words = {"labels": other.labels, "ids": other.ids, "embedding": other.embedding}
+        words = {name: getattr(other, name) for name in WORDS}
         return replace(
             self,
             **{name: value.expand(count, *value.shape[1:]) for name, value in words.items() if value is not None},
@@ -107,6 +126,9 @@ class Asked:
 class Denoiser(nn.Module):
     """Noisy pictures, their times and what was asked -> what the process wants to be told."""
 
+    no_embedding: Tensor
+    """d: what stands in the place of an embedding where there is none; zeros, but for Karlo, which has learnt it."""
+
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.config = config
@@ -123,6 +145,10 @@ class Denoiser(nn.Module):
             assert config.unet.tokens
             self.embedding_to_time = Linear(config.embedding, told)
             self.embedding_to_tokens = Linear(config.embedding, EMBEDDING_TOKENS * config.unet.tokens)
+            self.register_buffer("no_embedding", torch.zeros(config.embedding))
+            if config.reads:
+                self.read = nn.Sequential(Linear(config.reads, config.unet.tokens), nn.LayerNorm(config.unet.tokens))
+                self.read_to_time = Linear(config.embedding, told)
 
     def forward(self, x: Tensor, times: Tensor, asked: Asked) -> Tensor:
         """Noisy values b c h w, times b of a thousand -> b outputs h w."""
@@ -137,6 +163,7 @@ class Denoiser(nn.Module):
         """What the U-Net is told."""
         added: Tensor | None = None
         tokens: Tensor | None = None
+        mask: Tensor | None = None
         if self.labels is not None and asked.labels is not None:
             some = asked.labels < self.labels.num_embeddings
             added = self.labels(asked.labels * some) * some[:, None]
@@ -144,6 +171,12 @@ class Denoiser(nn.Module):
             assert asked.ids is not None
             tokens = self.text(asked.ids)
             added = self.text_to_time(self.text.whole(tokens))
+        if self.config.reads:
+            assert asked.read is not None
+            assert asked.read_mask is not None
+            assert asked.read_embedding is not None
+            tokens, added = self.read(asked.read), self.read_to_time(asked.read_embedding)
+            mask = F.pad(asked.read_mask, (EMBEDDING_TOKENS, 0), value=True)
         if self.config.embedding:
             assert asked.embedding is not None
             stands = self.embedding_to_tokens(asked.embedding).unflatten(1, (EMBEDDING_TOKENS, -1))
@@ -154,7 +187,7 @@ class Denoiser(nn.Module):
             assert asked.low_level is not None
             rough = self.low_level(embed_times(1_000 * asked.low_level, self.config.unet.channels))
             added = rough if added is None else added + rough
-        return Guide(added, tokens, self._beside(asked))
+        return Guide(added, tokens, mask, self._beside(asked))
 
     def _beside(self, asked: Asked) -> Tensor | None:
         """What is known, blanked where it is not, and where it is; then the enlarged small picture."""
@@ -165,7 +198,8 @@ class Denoiser(nn.Module):
         if self.config.low:
             assert asked.low is not None
             size = [side * self.config.unet.size // self.config.low for side in asked.low.shape[2:]]
-            low = F.interpolate(asked.low, size, mode="bilinear")
+            sharp = self.config.low_filter == "bicubic"
+            low = F.interpolate(asked.low, size, mode=self.config.low_filter, antialias=sharp)
             if self.config.known and not beside:
                 beside.append(low.new_zeros(len(low), 4, *size))
             beside.append(low)
@@ -237,6 +271,39 @@ SIZES = {
     "glide-upsample": _glide(256, (1, 1, 2, 2, 4, 4), 2, low=64, known=False),
     "glide-base-inpaint": _glide(64, (1, 2, 3, 4), 3, low=None, known=True),
     "glide-upsample-inpaint": _glide(256, (1, 1, 2, 2, 4, 4), 2, low=64, known=True),
+    # Published: Karlo's, which enlarges by two networks of one shape.
+    "karlo-decoder": DenoiserConfig(
+        UNetConfig(64, 320, (1, 2, 3, 4), 3, (32, 16, 8), outputs=6, tokens=1_536),
+        ProcessConfig(DiscreteConfig("cosine"), learned_variance=True),
+        embedding=768,
+        unit=False,
+        reads=768,
+    ),
+    "karlo-upsample": DenoiserConfig(
+        UNetConfig(256, 320, (1, 2, 3, 4), 3, (), middle=False, beside=3, scale_shift=False),
+        ProcessConfig(DiscreteConfig("cosine")),
+        low=64,
+        low_filter="bicubic",
+    ),
+    # Table 3 of unCLIP's paper: the decoder of 3.5B parameters, and what enlarges, of 700M and 300M.
+    "dalle2-decoder": DenoiserConfig(
+        UNetConfig(64, 512, (1, 2, 3, 4), 3, (32, 16, 8), outputs=6, tokens=2_048, dropout=0.1),
+        ProcessConfig(DiscreteConfig("cosine"), learned_variance=True),
+        text=TextEncoderConfig(vocabulary=50_257, length=256, width=2_048, depth=24, heads=32),
+        embedding=1_024,
+    ),
+    "dalle2-upsample": DenoiserConfig(
+        UNetConfig(256, 320, (1, 2, 3, 4), 3, (), middle=False, beside=3, dropout=0.1),
+        ProcessConfig(DiscreteConfig("cosine")),
+        low=64,
+        low_noise=True,
+    ),
+    "dalle2-upsample-1024": DenoiserConfig(
+        UNetConfig(1_024, 192, (1, 1, 2, 2, 4, 4), 2, (), middle=False, beside=3),
+        ProcessConfig(DiscreteConfig("linear")),
+        low=256,
+        low_noise=True,
+    ),
 }
 
 

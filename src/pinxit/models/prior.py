@@ -40,6 +40,10 @@ class PriorConfig:
     depth: int
     heads: int
     process: ProcessConfig = field(default_factory=lambda: ProcessConfig(DiscreteConfig("cosine"), target="x0"))
+    unit: bool = True
+    """Whether embeddings are of length 1, or as CLIP's towers give them."""
+    bound: float | None = None
+    """What values stay within as they are drawn, in the prior's units; without it they are free."""
 
     def __post_init__(self) -> None:
         if self.process.learned_variance:
@@ -57,16 +61,16 @@ class Read:
     mask: Tensor
     """b l, True up to the end of the text."""
     embedding: Tensor
-    """Unit rows b d."""
+    """b d."""
 
     def joined(self, other: Read) -> Read:
         """A batch of both, the other's after these."""
         return Read(*(torch.cat([getattr(self, each.name), getattr(other, each.name)]) for each in fields(self)))
 
 
-def read(clip: CLIP, ids: Tensor) -> Read:
-    """Framed ids b l, as a CLIP reads them."""
-    embedding, tokens = clip.read(ids)
+def read(clip: CLIP, ids: Tensor, *, unit: bool = True) -> Read:
+    """Framed ids b l, as a CLIP reads them, whose embeddings are `unit` vectors or as they come."""
+    embedding, tokens = clip.read(ids, unit=unit)
     places = torch.arange(ids.shape[1], device=ids.device)
     return Read(tokens, places <= ids.argmax(1)[:, None], embedding)
 

@@ -63,5 +63,7 @@ class TextEncoder(nn.Module):
 
 def _shifted(tokens: Tensor) -> Tensor:
     """Tokens b l w of which a quarter is that of the token before, and another that of the one after."""
-    own, before, after = tokens.split([(w := tokens.shape[2]) - 2 * (w // 4), w // 4, w // 4], 2)
-    return torch.cat([own, F.pad(before, (0, 0, 1, -1)), F.pad(after, (0, 0, -1, 1))], 2)
+    quarter = tokens.shape[2] // 4
+    before = F.pad(tokens[:, :-1, -2 * quarter : -quarter], (0, 0, 1, 0))
+    after = F.pad(tokens[:, 1:, -quarter:], (0, 0, 0, 1))
+    return torch.cat([tokens[:, :, : -2 * quarter], before, after], 2)

@@ -36,7 +36,9 @@ class UNetConfig:
     blocks: int
     """Residual blocks a level; on the way up there is one more."""
     attention: tuple[int, ...]
-    """Sides of the feature maps, at `size`, whose blocks are followed by attention. The coarsest one attends anyway."""
+    """Sides of the feature maps, at `size`, whose blocks are followed by attention."""
+    middle: bool = True
+    """Whether the coarsest one attends anyway, between its blocks in the middle."""
     heads: int | None = None
     """Of each attention; where they are not told, as many as are 64 channels wide."""
     inputs: int = 3
@@ -73,7 +75,7 @@ class UNetConfig:
             if width % self.groups:
                 raise PinxitError(f"A level of {width} channels does not divide into {self.groups} groups.")
         for side, width in zip(self.sides, self.widths, strict=True):
-            if (side in self.attention or side == self.sides[-1]) and width % self.heads_of(width):
+            if (side in self.attention or (self.middle and side == self.sides[-1])) and width % self.heads_of(width):
                 raise PinxitError(f"{width} channels do not divide into {self.heads_of(width)} heads.")
 
     def heads_of(self, channels: int) -> int:
@@ -109,6 +111,8 @@ class Guide:
     """b w, to the embedding of the time."""
     tokens: Tensor | None = None
     """b l d."""
+    mask: Tensor | None = None
+    """b l, True where there is a token to look at; all of them where there is no mask."""
     beside: Tensor | None = None
     """b c h w."""
 
@@ -201,12 +205,16 @@ class Look(nn.Module):
             self.cross = Attention(channels, heads, context_width=config.tokens)
             _zero(self.cross.out)
 
-    def forward(self, x: Tensor, tokens: Tensor | None) -> Tensor:
-        """b c h w and tokens b l d -> b c h w."""
-        context = None if self.cross else tokens
-        x = x + _at_places(self.attention(_places(self.norm(x)), context=context), x)
-        if self.cross is not None and tokens is not None:
-            x = x + _at_places(self.cross(_places(self.cross_norm(x)), context=tokens), x)
+    def forward(self, x: Tensor, tokens: Tensor | None, mask: Tensor | None = None) -> Tensor:
+        """b c h w, tokens b l d and which of them there are, b l -> b c h w."""
+        seen = None if mask is None else mask[:, None, None]  # by all heads from all places
+        if self.cross is None:
+            if seen is not None:
+                seen = F.pad(seen, (0, x.shape[2] * x.shape[3]), value=True)  # the picture's own places come behind
+            return x + _at_places(self.attention(_places(self.norm(x)), context=tokens, mask=seen), x)
+        x = x + _at_places(self.attention(_places(self.norm(x))), x)
+        if tokens is not None:
+            x = x + _at_places(self.cross(_places(self.cross_norm(x)), context=tokens, mask=seen), x)
         return x
 
 
@@ -225,11 +233,11 @@ class Stage(nn.Module):
         super().__init__()
         self.block, self.look, self.change = block, look, change
 
-    def forward(self, x: Tensor, told: Tensor, tokens: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, told: Tensor, guide: Guide) -> Tensor:
         """b c h w -> b c' h' w'."""
         x = self.block(x, told)
         if self.look is not None:
-            x = self.look(x, tokens)
+            x = self.look(x, guide.tokens, guide.mask)
         return x if self.change is None else self.change(x, told)
 
 
@@ -248,7 +256,10 @@ class UNetEncoder(nn.Module):
         self.down = nn.ModuleList(_down(config))
         bottom = config.widths[-1]
         self.middle = nn.ModuleList(
-            [Stage(Block(config, bottom, bottom), Look(config, bottom)), Stage(Block(config, bottom, bottom))]
+            [
+                Stage(Block(config, bottom, bottom), Look(config, bottom) if config.middle else None),
+                Stage(Block(config, bottom, bottom)),
+            ]
         )
 
     def forward(self, x: Tensor, times: Tensor, guide: Guide) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -267,10 +278,10 @@ class UNetEncoder(nn.Module):
             x = x + F.interpolate(self.positions[None], x.shape[2:], mode="bilinear").to(x.dtype)
         kept = [x]
         for stage in self.down:
-            x = stage(x, told, guide.tokens)
+            x = stage(x, told, guide)
             kept.append(x)
         for stage in self.middle:
-            x = stage(x, told, guide.tokens)
+            x = stage(x, told, guide)
         return x, told, kept
 
 
@@ -294,7 +305,7 @@ class UNet(nn.Module):
         """Noisy values b c h w, times b of a thousand -> b outputs h w."""
         x, told, kept = self.encoder(x, times, guide)
         for stage in self.up:
-            x = stage(torch.cat([x, kept.pop()], 1), told, guide.tokens)
+            x = stage(torch.cat([x, kept.pop()], 1), told, guide)
         out: Tensor = self.head(x)
         return out
 

@@ -257,7 +257,7 @@ def _painter(
         batch = {name: value[:PREVIEWS] for name, value in next(iter(validation())).items()}
         previews = given(batch, False)[1]
         if previews.embedding is not None:
-            away = replace(away or Asked(), embedding=torch.zeros_like(previews.embedding[:1]))
+            away = replace(away or Asked(), embedding=network.no_embedding[None])
     rows = next((len(value) for value in vars(previews).values() if value is not None), PREVIEWS)
     how = PREVIEW._replace(guidance=guidance if away else 1.0)
 

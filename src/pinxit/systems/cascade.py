@@ -22,9 +22,6 @@ LOW_LEVEL = 0.1
 """How noisy a network that has learnt to enlarge noisy pictures is shown those drawn before: what they have of faults
 hides in as much."""
 
-CALM = 0.997
-"""What the noise is scaled by from which larger pictures are drawn, as in GLIDE, so that they are less grainy."""
-
 Shown = tuple[Image.Image, Image.Image]
 """A picture, and a mask that is white where it is to be painted."""
 
@@ -90,7 +87,7 @@ class Cascade:
             pixels = drawer.draw(
                 showing(drawer, wanted, shown, len(seeds)),
                 seeds,
-                Drawing("ddim", steps or drawer.few_steps, temperature=CALM),
+                drawer.enlarging._replace(steps=steps) if steps else drawer.enlarging,
                 stream=2 * part - 1,
                 progress=told(part),
             )

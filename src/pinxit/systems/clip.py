@@ -100,20 +100,23 @@ class CLIPSystem(System):
         return self.encode_image(images)
 
     @torch.no_grad()
-    def encode_image(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
-        """Pictures, scaled and cropped to the network's square -> b d unit rows; one picture gives one row."""
+    def encode_image(self, images: Image.Image | Sequence[Image.Image], *, unit: bool = True) -> Tensor:
+        """Pictures, scaled and cropped to the network's square -> b d; one picture gives one row.
+
+        Rows are `unit` vectors or, as some priors know them, as they come.
+        """
         size = self.clip.config.vision.size
         parts = []
         for batch in _batches([images] if isinstance(images, Image.Image) else images):
             pixels = torch.stack([to_tensor(fit(opaque(image), size)) for image in batch])
-            parts.append(self.clip.encode_image(pixels.to(self.device)))
+            parts.append(self.clip.encode_image(pixels.to(self.device), unit=unit))
         return self._rows(parts)
 
     @torch.no_grad()
-    def encode_text(self, texts: str | Sequence[str]) -> Tensor:
-        """Texts, cut to the network's length -> b d unit rows; one text gives one row."""
+    def encode_text(self, texts: str | Sequence[str], *, unit: bool = True) -> Tensor:
+        """Texts, cut to the network's length -> b d as of pictures; one text gives one row."""
         batches = _batches([texts] if isinstance(texts, str) else texts)
-        return self._rows([self.clip.encode_text(self.ids_of(batch)) for batch in batches])
+        return self._rows([self.clip.encode_text(self.ids_of(batch), unit=unit) for batch in batches])
 
     def ids_of(self, texts: Sequence[str]) -> Tensor:
         """Texts, cut to the network's length -> framed ids b l on its device."""

@@ -24,10 +24,11 @@ from pinxit.data.images import fit, opaque, to_pil, to_tensor
 from pinxit.diffusion.guidance import ALWAYS
 from pinxit.errors import PinxitError, unknown
 from pinxit.models.denoiser import Asked
+from pinxit.models.prior import read
 from pinxit.progress import Progress
 from pinxit.systems.cascade import Cascade, Shown
 from pinxit.systems.clip import CLIPSystem
-from pinxit.systems.conditions import Condition, EmbeddingCondition, NoCondition, read_word_condition
+from pinxit.systems.conditions import Condition, NoCondition, read_word_condition
 from pinxit.systems.masking import edited, masked
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
 from pinxit.systems.picture import Picture
@@ -83,6 +84,13 @@ class DALLE2System(System):
             raise PinxitError(
                 f"The decoder draws of embeddings of {cascade.base.config.embedding} numbers, this CLIP makes "
                 f"{clip.shape[0]}. They must belong together."
+            )
+        self.unit = cascade.base.config.unit
+        if odd := [name for name, prior in priors.items() if prior.unit != self.unit]:
+            lengths = {True: "of length 1", False: "of any length"}
+            raise PinxitError(
+                f"The decoder draws of embeddings {lengths[self.unit]}, the {odd[0]} prior tells embeddings "
+                f"{lengths[not self.unit]}. They must belong together."
             )
         self.device = cascade.base.device
         self.clip, self.priors, self.cascade, self.condition = clip, priors, cascade, condition
@@ -169,7 +177,9 @@ class DALLE2System(System):
     def imagine(self, prompts: Sequence[str], seeds: Sequence[int], settings: Settings) -> Tensor:
         """Texts -> the embeddings b d of pictures to draw, by the prior that the settings name."""
         if settings["prior"] == NO_PRIOR:
-            return EmbeddingCondition(self.clip)(prompts)
+            rows = self.clip.encode_text(prompts, unit=self.unit)
+            rows[[not prompt for prompt in prompts]] = self._nothing
+            return rows
         if settings["prior"] not in self.priors:
             raise unknown("prior", settings["prior"], (*self.priors, NO_PRIOR))
         how = PriorDrawing(settings["prior_steps"], settings["prior_guidance"])
@@ -188,7 +198,7 @@ class DALLE2System(System):
         progress: Progress | None = None,
     ) -> list[Image.Image]:
         """Pictures of embeddings b d, told their texts where there are; of some `noise` x_T rather than a seed's."""
-        away = self._asked(torch.zeros(1, embeddings.shape[1]), [settings["negative"] or ""])
+        away = self._asked(self._nothing, [settings["negative"] or ""])
         drawn = self.cascade.draw(
             self._asked(embeddings, prompts or [""] * len(embeddings)),
             seeds,
@@ -277,12 +287,13 @@ class DALLE2System(System):
             raise PinxitError(f"{frames} frames show nothing; ask for at least 1.")
         chosen = self._certain(1, seed, settings)
         z, noise = self.take_apart([image], chosen)
-        to, source = self.clip.encode_text([to_text, from_text])
+        to, source = self.clip.encode_text([to_text, from_text], unit=self.unit)
         if torch.allclose(to, source):
             raise PinxitError(
                 f"{from_text!r} and {to_text!r} are the same to this CLIP, so there is no way between them."
             )
-        along = slerp(z[0], F.normalize(to - source, dim=0), strength * torch.arange(1, frames + 1) / frames)
+        towards = F.normalize(to - source, dim=0) * z[0].norm()
+        along = slerp(z[0], towards, strength * torch.arange(1, frames + 1) / frames)
         seeds = [seed] * frames
         pictures = self.paint_embeddings(
             along, seeds, chosen, noise=noise.expand(frames, -1, -1, -1), progress=progress
@@ -292,10 +303,9 @@ class DALLE2System(System):
     def take_apart(self, images: Sequence[Image.Image], settings: Settings) -> tuple[Tensor, Tensor]:
         """Pictures -> z b d and x_T b 3 h w: what CLIP sees of them, and the noise that gives them by DDIM."""
         base = self.cascade.base
-        small = [fit(opaque(image), base.size) for image in images]
-        z = self.clip.encode_image(small)
-        pixels = torch.stack([to_tensor(image) for image in small])
-        return z, base.invert(self._asked(z, [""] * len(small)), pixels, settings["steps"] or 1)
+        z = self.clip.encode_image([opaque(image) for image in images], unit=self.unit)
+        pixels = torch.stack([to_tensor(fit(opaque(image), base.size)) for image in images])
+        return z, base.invert(self._asked(z, [""] * len(images)), pixels, settings["steps"] or 1)
 
     def _certain(self, n: int, seed: int, settings: Settings) -> Settings:
         """Settings by which a picture comes back from its noise, but for those that are asked for."""
@@ -307,7 +317,15 @@ class DALLE2System(System):
         check_wish(self.name, chosen, self.clip)
         return chosen
 
+    @property
+    def _nothing(self) -> Tensor:
+        """1 d: what stands for no embedding."""
+        return self.cascade.base.network.no_embedding[None].cpu()
+
     def _asked(self, embeddings: Tensor, prompts: Sequence[str]) -> Asked:
+        if self.cascade.base.config.reads:
+            seen = read(self.clip.clip, self.clip.ids_of(prompts), unit=self.unit)
+            return Asked(embedding=embeddings, read=seen.tokens, read_mask=seen.mask, read_embedding=seen.embedding)
         told = None if isinstance(self.condition, NoCondition) else self.condition(prompts)
         return Asked(ids=told, embedding=embeddings)
 

@@ -50,6 +50,9 @@ RANDOM = ("ddpm", "dpm-solver-sde")
 REPEATS = 5
 """How often RePaint, by networks that have not learnt to be shown a part, goes over each tenth of the way."""
 
+CALM = 0.997
+"""What the noise is scaled by from which larger pictures are drawn, as in GLIDE, so that they are less grainy."""
+
 FAST = "fast27"
 """The steps of GLIDE's upsampler, by their name."""
 
@@ -76,10 +79,14 @@ class Drawing(NamedTuple):
 class NoiseDrawer:
     """A denoiser at work."""
 
+    last: NoiseDrawer | None = None
+    """The network that takes the last step in its place, as Karlo has one for that."""
+
     def __init__(self, network: Denoiser) -> None:
         """The network as it stands; `ready` prepares one that learns no more."""
         self.network = network
         self.process = Process(network.config.process)
+        self.enlarging = Drawing("ddim", self.few_steps, temperature=CALM)
         self.bf16 = False
         self._forward: Callable[[Tensor, Tensor, Guide], Tensor] = self.network.drawing
 
@@ -95,13 +102,17 @@ class NoiseDrawer:
 
     @classmethod
     def from_checkpoint(cls, folder: Path, device: torch.device) -> NoiseDrawer:
-        """Reads config.json and the network's safetensors."""
+        """Reads config.json and the network's safetensors; in `last/`, if there is one, those of its last step."""
         config = read_config(folder)
         if config["kind"] != "denoiser":
             raise PinxitError(f"{folder} is of kind {config['kind']}; a denoiser is wanted there.")
         network = Denoiser(from_config(DenoiserConfig, config.get("config", {})))
         load_network(folder, "denoiser", network)
-        return cls.ready(network, device)
+        made = cls.ready(network, device)
+        made.enlarging = made.enlarging._replace(**config.get("enlarging", {}))
+        if (folder / "last").exists():
+            made.last = cls.from_checkpoint(folder / "last", device)
+        return made
 
     def quicken(self, *, bf16: bool = False, compile: bool = False) -> None:
         """Multiplies in bfloat16, through a compiled network, or both."""
@@ -110,6 +121,8 @@ class NoiseDrawer:
             check_compiler(self.device)
         drawing = self.network.drawing
         self._forward = torch.compile(drawing, dynamic=False) if compile else drawing
+        if self.last:
+            self.last.quicken(bf16=bf16, compile=compile)
 
     @property
     def config(self) -> DenoiserConfig:
@@ -167,6 +180,8 @@ class NoiseDrawer:
             end = start + len(own)
             rows = asked.rows(start, end).to(self.device)
             denoise = self._denoiser(rows, away, how)
+            if self.last:
+                denoise = _ending(denoise, self.last._denoiser(rows, away, how), levels[-2])
             if score is not None:
                 denoise = guidance.by_gradient(denoise, score(start, end), how.gradient)
             noise = noise_of(own, stream, self.device)
@@ -237,6 +252,11 @@ class NoiseDrawer:
                 return self._forward(x, times, guide).float()
 
         return self.process.denoiser(network)
+
+
+def _ending(denoise: Denoise, last: Denoise, level: Level) -> Denoise:
+    """By another network from this level on, which is that of the last step."""
+    return lambda x, at: (last if at.time <= level.time else denoise)(x, at)
 
 
 def noise_of(seeds: Sequence[int], stream: int, device: torch.device) -> samplers.Noise:

@@ -46,10 +46,15 @@ class PriorDrawing(NamedTuple):
 class Imagines(Protocol):
     """What turns texts into embeddings."""
 
+    @property
+    def unit(self) -> bool:
+        """Whether those are of length 1, or as CLIP's towers give them."""
+        ...
+
     def draw(
         self, prompts: Sequence[str], seeds: Sequence[int], how: PriorDrawing, progress: Progress | None = None
     ) -> Tensor:
-        """Unit rows b d on the CPU, for each prompt and its seed, each the same alone and among others."""
+        """Rows b d on the CPU, for each prompt and its seed, each the same alone and among others."""
         ...
 
 
@@ -95,6 +100,11 @@ class PriorDrawer:
         """Where it is, which may change as it trains."""
         return self.prior.mean.device
 
+    @property
+    def unit(self) -> bool:
+        """Whether its embeddings are of length 1."""
+        return self.prior.config.unit
+
     @torch.no_grad()
     def draw(
         self,
@@ -103,14 +113,14 @@ class PriorDrawer:
         how: PriorDrawing = PriorDrawing(),  # noqa: B008  (a tuple never changes)
         progress: Progress | None = None,
     ) -> Tensor:
-        """Unit rows b d on the CPU, for each prompt and its seed, each the same alone and among others."""
+        """Rows b d on the CPU, for each prompt and its seed, each the same alone and among others."""
         drawn: list[Tensor] = []
         for start in range(0, len(seeds), BATCH):
             own = slice(start, start + BATCH)
             told = self.read(prompts[own])
             rows = [self._draw(told, seeds[own], how, STREAM + i) for i in range(how.candidates)]
             candidates = torch.stack(rows)  # c b d
-            best = (candidates * told.embedding).sum(2).argmax(0)
+            best = F.cosine_similarity(candidates, told.embedding, dim=2).argmax(0)
             drawn.append(candidates[best, torch.arange(len(best), device=best.device)].cpu())
             if progress:
                 progress(min(start + BATCH, len(seeds)), len(seeds))
@@ -118,7 +128,7 @@ class PriorDrawer:
 
     def read(self, prompts: Sequence[str]) -> Read:
         """What the CLIP reads of texts."""
-        return read(self.clip.clip, self.clip.ids_of(prompts).to(self.device))
+        return read(self.clip.clip, self.clip.ids_of(prompts).to(self.device), unit=self.unit)
 
     def _draw(self, told: Read, seeds: Sequence[int], how: PriorDrawing, stream: int) -> Tensor:
         noise = noise_of(seeds, stream, self.device)
@@ -127,9 +137,11 @@ class PriorDrawer:
         if how.guidance != 1:
             both = told.joined(self.read([""] * len(seeds)))
             denoise = guidance.classifier_free(denoise, self._denoiser(both), how.guidance)
+        denoise = guidance.clipped(denoise, self.prior.config.bound)
         levels = self.process.schedule.levels(how.steps)
         x = samplers.last(samplers.ancestral(denoise, x, levels, error=self.prior.error, noise=noise))
-        return F.normalize(self.prior.unscaled(x), dim=1)
+        rows = self.prior.unscaled(x)
+        return F.normalize(rows, dim=1) if self.unit else rows
 
     def _denoiser(self, told: Read) -> Denoiser:
         return self.process.denoiser(lambda x, times: self.prior(x, times, told))
@@ -137,6 +149,8 @@ class PriorDrawer:
 
 class ARPriorDrawer:
     """An autoregressive prior at work: each picture is to be as near to its text as the nearer half is."""
+
+    unit = True
 
     def __init__(self, prior: ARPrior, clip: CLIPSystem) -> None:
         known = prior.config
@@ -157,7 +171,7 @@ class ARPriorDrawer:
         how: PriorDrawing = PriorDrawing(),  # noqa: B008
         progress: Progress | None = None,
     ) -> Tensor:
-        """Unit rows b d on the CPU, for each prompt and its seed, each the same alone and among others."""
+        """Rows b d on the CPU, for each prompt and its seed, each the same alone and among others."""
         prior, device = self.prior, self.prior.mean.device
         half, codes = prior.config.dots // 2, prior.config.dots
         generators = [torch.Generator().manual_seed(mixed(seed, STREAM)) for seed in seeds]

@@ -93,10 +93,18 @@ class Tokenizer:
 
     @classmethod
     def over_merges(cls, merges: Path) -> Tokenizer:
-        """Reads the merges of a CLIP, a pair a line after the first, which may be gzipped; ids follow from them."""
+        """Reads the merges of a CLIP; ids follow from them.
+
+        They are a pair a line after the first, in a text that may be gzipped, or those of a tokenizer.json.
+        """
         try:
-            lines = _unzipped(merges).decode("utf-8").split("\n")[1:]
-        except (OSError, EOFError, ValueError, zlib.error) as fault:
+            text = _unzipped(merges).decode("utf-8")
+            if merges.suffix == ".json":
+                told = json.loads(text)["model"]["merges"]
+                lines = [pair if isinstance(pair, str) else " ".join(pair) for pair in told]
+            else:
+                lines = text.split("\n")[1:]
+        except (OSError, EOFError, LookupError, TypeError, ValueError, zlib.error) as fault:
             raise PinxitError(f"{merges} cannot be read: {fault}.") from fault
         pairs = [(left, right) for left, _, right in (line.partition(" ") for line in lines) if right][:MOST_MERGES]
         spelt = list(_byte_alphabet())
