@@ -207,6 +207,32 @@ def test_the_layout_of_open_clip(activation: Activation, prefix: str, tmp_path: 
         torch.testing.assert_close(ours(pixels, ids), output.logits_per_image, atol=2e-4, rtol=0.0)
 
 
+def as_program(state: dict[str, Tensor]) -> Any:
+    """A TorchScript module that holds these, as OpenAI's own files are."""
+    whole = torch.nn.Module()
+    for name, value in state.items():
+        *path, last = name.split(".")
+        at = whole
+        for step in path:
+            if not hasattr(at, step):
+                at.add_module(step, torch.nn.Module())
+            at = at.get_submodule(step)
+        at.register_parameter(last, torch.nn.Parameter(value.half(), requires_grad=False))
+    return torch.jit.script(whole)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
+def test_the_files_of_openai(tmp_path: Path) -> None:
+    state = as_open_clip(transformers_clip("quick_gelu"))
+    folder = save_open_clip(tmp_path, state, open_clip_config("quick_gelu"))
+    (folder / "open_clip_model.safetensors").unlink()
+    as_program(state).save(str(folder / "ViT.pt"))
+    ours = converted(folder).clip
+    for value in ours.parameters():
+        assert torch.equal(value, value.half().float())
+    assert torch.equal(ours.text.tokens.weight, state["token_embedding.weight"].half().float())
+
+
 def test_other_towers_are_refused(tmp_path: Path) -> None:
     state = as_open_clip(transformers_clip("gelu"))
     told = open_clip_config("gelu")

@@ -11,11 +11,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.parity.test_clip import LENGTH, MEAN, MERGES, SIZE, STD, TEXT, transformers_clip
+from tests.parity.test_clip import (
+    LENGTH,
+    MEAN,
+    MERGES,
+    SIZE,
+    STD,
+    TEXT,
+    as_open_clip,
+    as_program,
+    open_clip_config,
+    save_open_clip,
+    transformers_clip,
+)
 from torch import Tensor
 
 import pinxit
-from pinxit.checkpoints.conversion import convert
+from pinxit.checkpoints import from_diffusers
+from pinxit.checkpoints.conversion import convert, read_state
 from pinxit.errors import PinxitError
 from pinxit.models.denoiser import SIZES, Denoiser
 from pinxit.models.prior import read
@@ -290,6 +303,168 @@ def test_published_sizes() -> None:
 
 def counted(module: torch.nn.Module) -> int:
     return sum(value.numel() for value in module.parameters())
+
+
+# Its own files hold the same by the names of guided-diffusion, with the queries, keys and values of a head together.
+
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+KINDS = ("weight", "bias")
+
+
+def by_head(parts: list[Tensor]) -> Tensor:
+    """Heads of 64."""
+    return torch.cat([row for rows in zip(*(torch.split(part, 64) for part in parts), strict=True) for row in rows])
+
+
+def raw_unet(state: dict[str, Tensor], levels: int, blocks: int) -> dict[str, Tensor]:
+    raw: dict[str, Tensor] = {}
+
+    def layer(new: str, old: str) -> None:
+        raw.update({f"{new}.{kind}": state[f"{old}.{kind}"] for kind in KINDS if f"{old}.{kind}" in state})
+
+    def resnet(new: str, old: str) -> None:
+        for theirs, name in RESNET.items():
+            layer(f"{new}.{name}", f"{old}.{theirs}")
+
+    def attention(new: str, old: str) -> int:
+        if f"{old}.group_norm.weight" not in state:
+            return 0
+        layer(f"{new}.norm", f"{old}.group_norm")
+        layer(f"{new}.proj_out", f"{old}.to_out.0")
+        for kind in KINDS:
+            raw[f"{new}.qkv.{kind}"] = by_head([state[f"{old}.to_{part}.{kind}"] for part in "qkv"])
+            raw[f"{new}.encoder_kv.{kind}"] = by_head([state[f"{old}.add_{part}_proj.{kind}"] for part in "kv"])
+        for name in ("qkv", "encoder_kv", "proj_out"):
+            raw[f"{new}.{name}.weight"] = raw[f"{new}.{name}.weight"][..., None]
+        return 1
+
+    layer("time_embed.0", "time_embedding.linear_1")
+    layer("time_embed.2", "time_embedding.linear_2")
+    layer("input_blocks.0.0", "conv_in")
+    layer("out.0", "conv_norm_out")
+    layer("out.2", "conv_out")
+    at = 1
+    for level in range(levels):
+        for block in range(blocks):
+            resnet(f"input_blocks.{at}.0", f"down_blocks.{level}.resnets.{block}")
+            attention(f"input_blocks.{at}.1", f"down_blocks.{level}.attentions.{block}")
+            at += 1
+        if level < levels - 1:
+            resnet(f"input_blocks.{at}.0", f"down_blocks.{level}.downsamplers.0")
+            at += 1
+    resnet("middle_block.0", "mid_block.resnets.0")
+    resnet(f"middle_block.{1 + attention('middle_block.1', 'mid_block.attentions.0')}", "mid_block.resnets.1")
+    for at in range(levels * (blocks + 1)):
+        level, block = divmod(at, blocks + 1)
+        resnet(f"output_blocks.{at}.0", f"up_blocks.{level}.resnets.{block}")
+        above = 1 + attention(f"output_blocks.{at}.1", f"up_blocks.{level}.attentions.{block}")
+        if block == blocks and level < levels - 1:
+            resnet(f"output_blocks.{at}.{above}", f"up_blocks.{level}.upsamplers.0")
+    return raw
+
+
+def raw_prior(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    names = {
+        "embedding_proj": "text_emb_proj",
+        "encoder_hidden_states_proj": "text_enc_proj",
+        "proj_in": "clip_img_proj",
+        "time_embedding.linear_1": "time_embed.0",
+        "time_embedding.linear_2": "time_embed.2",
+        "norm_out": "final_ln",
+        "proj_to_clip_embeddings": "out_proj",
+    }
+    inside = {"norm1": "ln_1", "norm3": "ln_2", "attn1.to_out.0": "attn.c_proj"}
+    inside |= {"ff.net.0.proj": "mlp.c_fc", "ff.net.2": "mlp.c_proj"}
+    depth = len({name.split(".")[1] for name in state if name.startswith("transformer_blocks.")})
+    for layer in range(depth):
+        old, new = f"transformer_blocks.{layer}", f"transformer.resblocks.{layer}"
+        names |= {f"{old}.{a}": f"{new}.{b}" for a, b in inside.items()}
+    raw = {f"{new}.{kind}": state[f"{old}.{kind}"] for old, new in names.items() for kind in KINDS}
+    for layer in range(depth):
+        for kind in KINDS:
+            parts = [state[f"transformer_blocks.{layer}.attn1.to_{part}.{kind}"] for part in "qkv"]
+            raw[f"transformer.resblocks.{layer}.attn.c_qkv.{kind}"] = by_head(parts)
+    return raw | {"positional_embedding": state["positional_embedding"], "prd_emb": state["prd_embedding"]}
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
+def test_its_own_files(tmp_path: Path) -> None:
+    """What they become is what diffusers' become that hold the same."""
+    folder = tmp_path / "theirs"
+    clip = as_open_clip(transformers_clip("quick_gelu", WIDTH))
+    save_open_clip(tmp_path, clip, open_clip_config("quick_gelu"))
+    (folder / "open_clip_model.safetensors").unlink()
+    as_program(clip).save(str(folder / "ViT-L-14.pt"))
+    prior = diffusers.PriorTransformer(
+        num_attention_heads=2, attention_head_dim=64, num_layers=2, embedding_dim=WIDTH, num_embeddings=LENGTH
+    )
+    before = unclip.text_proj.UnCLIPTextProjModel(clip_embeddings_dim=WIDTH, time_embed_dim=256, cross_attention_dim=40)
+    decoder = diffusers.UNet2DConditionModel(
+        **DECODER,
+        sample_size=64,
+        layers_per_block=2,
+        block_out_channels=(64, 128),
+        attention_head_dim=64,
+        cross_attention_dim=40,
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    )
+    enlarging = [randomized(larger(256, 2, (32, 64)), seed) for seed in (0, 1)]
+    for seed, module in enumerate((prior, before, decoder)):
+        randomized(module, seed)
+    state = raw_prior(prior.state_dict())
+    torch.save({"state_dict": {f"model.{name}": value for name, value in state.items()}}, folder / "prior-ckpt-1.ckpt")
+    torch.save((prior.clip_mean.data[0], prior.clip_std.data[0]), folder / "ViT-L-14_stats.th")
+    names = {
+        "embedding_proj": "text_feat_proj",
+        "clip_image_embeddings_project_to_time_embeddings": "clip_emb",
+        "clip_extra_context_tokens_proj": "clip_tok_proj",
+        "encoder_hidden_states_proj": "text_seq_proj.0",
+        "text_encoder_hidden_states_norm": "text_seq_proj.1",
+    }
+    held = before.state_dict()
+    state = raw_unet(decoder.state_dict(), 2, 2)
+    state |= {f"{new}.{kind}": held[f"{old}.{kind}"] for old, new in names.items() for kind in KINDS}
+    state["cf_param"] = held["learned_classifier_free_guidance_embeddings"]
+    torch.save({"state_dict": {f"model.{n}": value for n, value in state.items()}}, folder / "decoder-ckpt-1.ckpt")
+    both = {
+        f"model_{which}.{name}": value
+        for which, network in zip(("first_steps", "last_step"), enlarging, strict=True)
+        for name, value in raw_unet(network.state_dict(), 2, 2).items()
+    }
+    torch.save({"state_dict": both}, folder / "improved-sr-ckpt-1.ckpt")
+    assert convert(str(folder), tmp_path / "ours").kind == "dalle2"
+    wanted = {
+        "prior": from_diffusers.prior(prior.config, prior.state_dict())[1],
+        "decoder": from_diffusers.decoder(decoder.config, decoder.state_dict(), held)[1],
+        "upsampler": from_diffusers.upsampler(enlarging[0].config, enlarging[0].state_dict(), 64)[1],
+        "upsampler/last": from_diffusers.upsampler(enlarging[1].config, enlarging[1].state_dict(), 64)[1],
+    }
+    for part, tensors in wanted.items():
+        found = read_state(tmp_path / "ours" / part / f"{'prior' if part == 'prior' else 'denoiser'}.safetensors")
+        assert found.keys() == tensors.keys()
+        assert all(torch.equal(found[name], value) for name, value in tensors.items())
+    system = pinxit.load(tmp_path / "ours", "cpu")
+    assert isinstance(system, DALLE2System)
+    assert system.size == 256
+    (folder / "prior-ckpt-1.ckpt").unlink()
+    with pytest.raises(PinxitError, match=r"looks like Karlo, but has not exactly one prior-ckpt"):
+        convert(str(folder), tmp_path / "ours")
+
+
+def test_another_schedule_is_refused(theirs: Any, tmp_path: Path) -> None:
+    variations(theirs).save_pretrained(tmp_path / "theirs")
+    file = tmp_path / "theirs" / "decoder_scheduler" / "scheduler_config.json"
+    file.write_text(file.read_text().replace("learned_range", "fixed_small_log"))
+    with pytest.raises(PinxitError, match=r"decoder_scheduler has variance_type=fixed_small_log: .* Read is learned"):
+        convert(str(tmp_path / "theirs"), tmp_path / "ours")
 
 
 def test_a_pipeline_without_eyes(theirs: Any, tmp_path: Path) -> None:

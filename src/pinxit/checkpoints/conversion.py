@@ -20,6 +20,7 @@ from pinxit.checkpoints import (
     from_compvis,
     from_diffusers,
     from_guided,
+    from_karlo,
     from_lpips,
     from_openai,
     from_taming,
@@ -33,7 +34,7 @@ from pinxit.checkpoints.files import (
     write_config,
     write_tensors,
 )
-from pinxit.checkpoints.pickles import read_tensors
+from pinxit.checkpoints.pickles import read_pickle, read_tensors
 from pinxit.errors import PinxitError
 from pinxit.models.clip import CLIP
 from pinxit.models.denoiser import Denoiser
@@ -70,7 +71,7 @@ LAYOUTS = (
     "(GLIDE's beside its encoder.json and vocab.bpe)",
     "CLIPs with vision transformers: folders of transformers' CLIPModel, weights of open_clip and OpenAI (beside "
     "open_clip_config.json where there is one)",
-    "Karlo, as folders of diffusers' unCLIP pipelines have it (with image_encoder/, that of the one for variations)",
+    "Karlo: its own files in a folder, or diffusers' unCLIP pipeline (with image_encoder/ of the one for variations)",
     "LPIPS with its VGG16 (of the package lpips, or inside a VQGAN: --part lpips)",
 )
 
@@ -198,6 +199,8 @@ def _recognise(path: Path, part: str | None, size: int | None) -> Found:
         )
     if not part and _json(path / "model_index.json").get("_class_name") in from_diffusers.UNCLIP:
         return _unclip(path)
+    if path.is_dir() and not part and (files := from_karlo.files_in(path)):
+        return _karlo(path, files)
     if path.is_dir() and part != "lpips":
         for folder in (path, path / "vae", path / "vqvae"):
             if (described := _diffusers(folder)) is not None:
@@ -334,17 +337,38 @@ def _unclip(folder: Path) -> Found:
         folder / "feature_extractor",
     )
     networks = {"clip": Network("clip", clip.config, clip.state, tokenizer=clip.tokenizer.to_json())}
+    schedulers = {
+        name: _json(folder / name / "scheduler_config.json")
+        for name in from_diffusers.SCHEDULERS
+        if name != "prior_scheduler" or "prior" in states
+    }
+    bounds = from_diffusers.bounds(schedulers)
     if "prior" in states:
-        scheduler = _json(folder / "prior_scheduler" / "scheduler_config.json")
-        bound = scheduler["clip_sample_range"] if scheduler.get("clip_sample", True) else None
-        networks["prior"] = Network("prior", *from_diffusers.prior(described["prior"], states["prior"], bound))
+        prior = from_diffusers.prior(described["prior"], states["prior"], bounds["prior_scheduler"])
+        networks["prior"] = Network("prior", *prior)
     decoder = from_diffusers.decoder(described["decoder"], states["decoder"], states["text_proj"])
     networks["decoder"] = Network("denoiser", *decoder)
     drawn = {"enlarging": from_diffusers.ENLARGING}
     for name, theirs in (("upsampler", "super_res_first"), ("upsampler/last", "super_res_last")):
         larger = from_diffusers.upsampler(described[theirs], states[theirs], low=decoder[0].unet.size)
-        networks[name] = Network("denoiser", *larger, drawn)
+        networks[name] = Network("denoiser", *larger, drawn if name == "upsampler" else {})
     return Found("diffusers", networks, from_diffusers.UNCLIP_DEFAULTS, "dalle2")
+
+
+def _karlo(folder: Path, files: Mapping[str, Path]) -> Found:
+    """Karlo as its setup fetches it, with the merges of CLIP's tokenizer beside."""
+    clip = from_clip.openai(read_state(files["clip"]), folder)
+    stats = read_pickle(files["stats"])
+    config, first, last = from_karlo.upsamplers(read_state(files["upsampler"]))
+    drawn = {"enlarging": from_diffusers.ENLARGING}
+    networks = {
+        "clip": Network("clip", clip.config, clip.state, tokenizer=clip.tokenizer.to_json()),
+        "prior": Network("prior", *from_karlo.prior(read_state(files["prior"]), *stats)),
+        "decoder": Network("denoiser", *from_karlo.decoder(read_state(files["decoder"]))),
+        "upsampler": Network("denoiser", config, first, drawn),
+        "upsampler/last": Network("denoiser", config, last),
+    }
+    return Found("karlo", networks, from_diffusers.UNCLIP_DEFAULTS, "dalle2")
 
 
 def _clip(layout: str, found: from_clip.Found) -> Found:

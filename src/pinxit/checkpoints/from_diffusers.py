@@ -154,6 +154,27 @@ def prior(
 
 UNCLIP = ("UnCLIPPipeline", "UnCLIPImageVariationPipeline")
 
+SCHEDULERS = {
+    "prior_scheduler": {"prediction_type": "sample", "variance_type": "fixed_small_log"},
+    "decoder_scheduler": {"prediction_type": "epsilon", "variance_type": "learned_range"},
+    "super_res_scheduler": {"prediction_type": "epsilon", "variance_type": "fixed_small_log"},
+}
+"""What the schedulers of such a pipeline say where its networks are those that are read."""
+
+
+def bounds(schedulers: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+    """Within what each part draws; a scheduler that its network has not learnt with is refused."""
+    for name, told in schedulers.items():
+        wanted = {"_class_name": "UnCLIPScheduler", "num_train_timesteps": 1_000, **SCHEDULERS[name]}
+        for key, value in wanted.items():
+            if told.get(key) != value:
+                raise PinxitError(f"{name} has {key}={told.get(key)}: what it draws would be noise. Read is {value}.")
+    return {
+        name: float(told["clip_sample_range"]) if told.get("clip_sample", True) else None
+        for name, told in schedulers.items()
+    }
+
+
 UNCLIP_DEFAULTS = {
     "prior_steps": 25,
     "prior_guidance": 4.0,
@@ -201,13 +222,15 @@ def decoder(
     process = ProcessConfig(DiscreteConfig("cosine"), learned_variance=True)
     config = DenoiserConfig(unet, process, embedding=reads, unit=False, reads=reads)
     ours = _denoiser(config, state)
-    for name, theirs in PROJECTIONS.items():
-        ours |= {f"{name}.{kind}": projections[f"{theirs}.{kind}"] for kind in ("weight", "bias")}
-    for kind in ("weight", "bias"):  # theirs has the tokens innermost
-        value = projections[f"clip_extra_context_tokens_proj.{kind}"]
-        by_token = value.view(-1, EMBEDDING_TOKENS, *value.shape[1:]).transpose(0, 1)
-        ours[f"embedding_to_tokens.{kind}"] = by_token.reshape(value.shape)
+    for kind in ("weight", "bias"):
+        ours |= {f"{name}.{kind}": projections[f"{theirs}.{kind}"] for name, theirs in PROJECTIONS.items()}
+        ours[f"embedding_to_tokens.{kind}"] = unclip_tokens(projections[f"clip_extra_context_tokens_proj.{kind}"])
     return config, ours | {"no_embedding": projections["learned_classifier_free_guidance_embeddings"]}
+
+
+def unclip_tokens(value: Tensor) -> Tensor:
+    """What makes tokens of an embedding, by number and then by token -> by token first."""
+    return value.view(-1, EMBEDDING_TOKENS, *value.shape[1:]).transpose(0, 1).reshape(value.shape)
 
 
 def upsampler(

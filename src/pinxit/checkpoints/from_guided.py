@@ -19,7 +19,7 @@ from pinxit.models.denoiser import SIZES, Denoiser, DenoiserConfig
 from pinxit.models.noised_classifier import SIZES as CLASSIFIERS
 from pinxit.models.noised_classifier import NoisedClassifier, NoisedClassifierConfig
 from pinxit.models.text_encoder import TextEncoderConfig
-from pinxit.models.unet import Block, Look, UNetConfig, UNetEncoder
+from pinxit.models.unet import Block, Look, UNet, UNetConfig, UNetEncoder
 
 NEW_ORDER = "adm-64"
 """The published weights whose queries, keys and values stand apart before they are split into heads."""
@@ -249,20 +249,31 @@ def _moved(state: Mapping[str, Tensor], places: Iterable[Place], *, new_order: b
                 value = value.squeeze(-1) if kind == "weight" and value.ndim == 3 else value
                 whole_text = place.theirs.startswith("transformer.")
                 if place.ours.endswith("key_value") and (whole_text or not new_order):
-                    parts = 3 if place.ours.endswith("query_key_value") else 2
-                    by_head = value.reshape(place.heads, parts, -1, *value.shape[1:])
-                    value = by_head.transpose(0, 1).reshape(value.shape)
+                    value = sorted_by_part(value, place.heads, 3 if place.ours.endswith("query_key_value") else 2)
             ours[f"{place.ours}.{kind}"] = value
     return ours
 
 
+def sorted_by_part(value: Tensor, heads: int, parts: int) -> Tensor:
+    """Rows by head and then by part, such as queries, keys and values -> by part and then by head."""
+    return value.reshape(heads, parts, -1, *value.shape[1:]).transpose(0, 1).reshape(value.shape)
+
+
+def unet_weights(state: Mapping[str, Tensor], unet: UNet, ours: str, *, new_order: bool) -> dict[str, Tensor]:
+    """Those of a U-Net alone, which is called `ours`."""
+    return _moved(state, _unet(unet, ours), new_order=new_order)
+
+
+def _unet(unet: UNet, ours: str) -> Iterator[Place]:
+    yield from _encoder(unet.encoder, f"{ours}.encoder")
+    for number, stage in enumerate(unet.up):
+        yield from _stage(stage, [f"output_blocks.{number}.{i}" for i in range(3)], f"{ours}.up.{number}")
+    yield from (Place(f"out.{number}", f"{ours}.head.{number}") for number in (0, 2))
+
+
 def _places(network: Denoiser) -> Iterator[Place]:
     """All layers with a weight and a bias."""
-    unet = network.unet
-    yield from _encoder(unet.encoder, "unet.encoder")
-    for number, stage in enumerate(unet.up):
-        yield from _stage(stage, [f"output_blocks.{number}.{i}" for i in range(3)], f"unet.up.{number}")
-    yield from (Place(f"out.{number}", f"unet.head.{number}") for number in (0, 2))
+    yield from _unet(network.unet, "unet")
     if network.config.text:
         heads = network.config.text.heads
         for number in range(network.config.text.depth):
@@ -280,7 +291,7 @@ def _encoder(encoder: UNetEncoder, ours: str) -> Iterator[Place]:
     for number, stage in enumerate(encoder.down):
         yield from _stage(stage, [f"input_blocks.{number + 1}.{i}" for i in range(2)], f"{ours}.down.{number}")
     yield from _stage(encoder.middle[0], ["middle_block.0", "middle_block.1"], f"{ours}.middle.0")
-    yield from _stage(encoder.middle[1], ["middle_block.2"], f"{ours}.middle.1")
+    yield from _stage(encoder.middle[1], [f"middle_block.{1 + encoder.config.middle}"], f"{ours}.middle.1")
 
 
 def _stage(stage: nn.Module, theirs: list[str], ours: str) -> Iterator[Place]:

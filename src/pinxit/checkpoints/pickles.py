@@ -7,6 +7,7 @@ containers are; every other name becomes an inert stand-in, which keeps what it 
 from __future__ import annotations
 
 import collections
+import io
 import pickle
 import types
 from collections.abc import Mapping
@@ -88,12 +89,48 @@ class StandIn:
         self.items.append(value)  # type: ignore[attr-defined]
 
 
+STORAGES = {
+    f"{name}Storage": dtype
+    for name, dtype in {
+        "Bool": torch.bool,
+        "Byte": torch.uint8,
+        "Char": torch.int8,
+        "Short": torch.int16,
+        "Int": torch.int32,
+        "Long": torch.int64,
+        "Half": torch.float16,
+        "BFloat16": torch.bfloat16,
+        "Float": torch.float32,
+        "Double": torch.float64,
+    }.items()
+}
+"""What torch calls the memory of tensors."""
+
+
 class Unpickler(pickle.Unpickler):
     """Finds what is allowed, and stand-ins for the rest."""
 
     def find_class(self, module: str, name: str) -> Any:
         """The class or function of that name, or a stand-in."""
         return ALLOWED.get((module, name)) or type(name.rpartition(".")[2], (StandIn,), {"__module__": module})
+
+
+class ProgramUnpickler(Unpickler):
+    """For the values in a TorchScript archive, whose memory lies beside them; its code is not looked at."""
+
+    def __init__(self, archive: Any) -> None:
+        super().__init__(io.BytesIO(archive.get_record("data.pkl")))
+        self.archive = archive
+
+    def find_class(self, module: str, name: str) -> Any:
+        """As others, but for storages, of which the dtype is wanted alone."""
+        return STORAGES[name] if module == "torch" and name in STORAGES else super().find_class(module, name)
+
+    def persistent_load(self, pid: Any) -> Any:
+        """The storage that ("storage", dtype, its name, ...) tells of; how large it is, the archive knows."""
+        memory = bytearray(self.archive.get_record(f"data/{pid[2]}"))
+        held = torch.frombuffer(memory, dtype=torch.uint8) if memory else torch.empty(0, dtype=torch.uint8)
+        return torch.TypedStorage(wrap_storage=held.untyped_storage(), dtype=pid[1], _internal=True)  # type: ignore[no-untyped-call]
 
 
 def _load(file: Any, **options: Any) -> Any:
@@ -105,7 +142,7 @@ HARMLESS = types.SimpleNamespace(Unpickler=Unpickler, load=_load, __name__="pinx
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of what `torch.save` wrote into `file`, on the CPU, by the names that its module gave them."""
+    """The tensors of what `torch.save` or TorchScript wrote into `file`, on the CPU, by the names in its module."""
     held = read_pickle(file)
     try:
         found = tensors_of(held)
@@ -118,13 +155,11 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def read_pickle(file: Path) -> Any:
-    """What `torch.save` wrote into `file`, with tensors on the CPU and stand-ins for objects of unknown classes."""
+    """What `torch.save` or TorchScript wrote into `file`: tensors on the CPU, stand-ins for all that is unknown."""
     try:
         if _is_program(file):
-            raise PinxitError(f"{file} is a TorchScript program, which is never opened.")
+            return ProgramUnpickler(torch._C.PyTorchFileReader(str(file))).load()
         return torch.load(file, map_location="cpu", pickle_module=HARMLESS, weights_only=False)
-    except PinxitError:
-        raise
     except Exception as fault:  # a file made to do harm may fail in any way
         raise PinxitError(f"{file} cannot be read as what torch.save writes: {str(fault).rstrip('.')}.") from fault
 
@@ -154,8 +189,15 @@ def tensors_of(held: Any) -> dict[str, Tensor]:
 
 
 def _module(module: StandIn, prefix: str) -> list[tuple[str, Tensor]]:
-    """Parameters, buffers and those of the modules inside, as `state_dict` names them."""
+    """Parameters, buffers and those of the modules inside, as `state_dict` names them; in programs, attributes."""
     found: list[tuple[str, Tensor]] = []
+    if not hasattr(module, "_parameters"):
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor):
+                found.append((prefix + name, value.detach()))
+            elif isinstance(value, StandIn):
+                found += _module(value, f"{prefix}{name}.")
+        return found
     for group in ("_parameters", "_buffers"):
         for name, value in (getattr(module, group, None) or {}).items():
             if isinstance(value, Tensor):

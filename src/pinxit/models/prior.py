@@ -149,5 +149,7 @@ SIZES = {
     # Table 3 of the paper, over its CLIP ViT-H/16; of 1B parameters.
     "paper": PriorConfig(embedding=1_024, length=256, text_width=1_024, width=2_048, depth=24, heads=32),
     # Karlo's, over CLIP ViT-L/14.
-    "karlo": PriorConfig(embedding=768, length=77, text_width=768, width=2_048, depth=20, heads=32),
+    "karlo": PriorConfig(
+        embedding=768, length=77, text_width=768, width=2_048, depth=20, heads=32, unit=False, bound=10.0
+    ),
 }
