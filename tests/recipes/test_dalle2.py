@@ -1,5 +1,6 @@
 """DALL·E 2 through every stage for a few steps, and what can be asked of it then."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image, ImageDraw
 
 import pinxit
 from pinxit.cli.main import main
+from pinxit.cli.outputs import animation
 from pinxit.data.images import open_image
 from pinxit.data.scenes import Scenes
 from pinxit.errors import PinxitError
@@ -43,13 +45,13 @@ def system(folder: Path) -> DALLE2System:
 
 
 PICTURE = Scenes(3)[2].image
-FEW: Settings = {"steps": 4, "prior_steps": 4}
-TEXT_ALONE: Settings = {"steps": 4, "prior": "none"}
+FEW: Settings = {"steps": 4, "prior_steps": 4, "upsample_steps": 2}
+TEXT_ALONE: Settings = {"steps": 4, "prior": "none", "upsample_steps": 2}
 
 
 def test_from_texts(system: DALLE2System) -> None:
     one, two = system.generate("a red star", 2, seed=3, **FEW)
-    assert one.image.size == (32, 32)
+    assert one.image.size == (128, 128)
     assert one.settings["prior"] == "diffusion"
     (alone,) = system.generate("a red star", 1, seed=4, **FEW)
     assert np.abs(np.asarray(alone.image).astype(int) - np.asarray(two.image).astype(int)).max() <= 1
@@ -58,8 +60,8 @@ def test_from_texts(system: DALLE2System) -> None:
     ]
     assert not torch.allclose(ways[0], ways[1])
     assert not ways[1][1].any(), "no text, no embedding"
-    assert system.generate("a red star", 1, seed=3, **TEXT_ALONE)[0].image.size == (32, 32)
-    assert system.generate("", 1, **FEW)[0].image.size == (32, 32)
+    assert system.generate("a red star", 1, seed=3, **TEXT_ALONE)[0].image.size == (128, 128)
+    assert system.generate("", 1, **FEW)[0].image.size == (128, 128)
     in_turn = system.imagine(["a red star", ""], [3, 4], {**system.defaults, "prior": "autoregressive"})
     torch.testing.assert_close(
         system.imagine([""], [4], {**system.defaults, "prior": "autoregressive", "prior_guidance": 1.0})[0], in_turn[1]
@@ -69,7 +71,7 @@ def test_from_texts(system: DALLE2System) -> None:
 
 
 def test_from_pictures(system: DALLE2System) -> None:
-    few: Settings = {"steps": 4}
+    few: Settings = {"steps": 4, "upsample_steps": 2}
     varied = system.vary(PICTURE, 2, seed=1, **few)
     assert varied[0].image.tobytes() != varied[1].image.tobytes()
     assert varied[0].settings["eta"] == 1.0
@@ -88,10 +90,10 @@ def test_from_pictures(system: DALLE2System) -> None:
 
 
 def test_an_edit_keeps_the_rest(system: DALLE2System) -> None:
-    picture, mask = Image.new("RGB", (32, 32), "red"), Image.new("L", (32, 32), 0)
-    ImageDraw.Draw(mask).rectangle((0, 0, 15, 31), 255)
+    picture, mask = Image.new("RGB", (128, 128), "red"), Image.new("L", (128, 128), 0)
+    ImageDraw.Draw(mask).rectangle((0, 0, 63, 127), 255)
     (edited,) = system.edit(picture, mask, "a blue star", 1, **FEW)
-    assert (np.asarray(edited.image)[:, 16:] == (255, 0, 0)).all()
+    assert (np.asarray(edited.image)[:, 64:] == (255, 0, 0)).all()
 
 
 def test_a_turn_is_even_and_keeps_lengths() -> None:
@@ -108,28 +110,32 @@ def test_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     Scenes(2)[1].image.save(two)
 
     def run(*words: str | Path) -> list[Path]:
-        told = CliRunner().invoke(main, [*map(str, words), "--model", str(folder), "--steps", "3", "--seed", "0"])
+        told = CliRunner().invoke(
+            main, [*map(str, words), "--model", str(folder), "--steps", "3", "--upsample-steps", "2", "--seed", "0"]
+        )
         assert told.exit_code == 0, told.output
         return [Path(line) for line in told.stdout.splitlines()]
 
-    assert [open_image(path).size for path in run("vary", one, "-n", "2", "-o", out)] == [(32, 32)] * 2 + [(66, 32)]
-    assert open_image(run("blend", one, two, one, "--frames", "3", "-o", tmp_path / "blend.png")[0]).size == (100, 66)
+    assert [open_image(path).size for path in run("vary", one, "-n", "2", "-o", out)] == [(128, 128)] * 2 + [(258, 128)]
+    assert open_image(run("blend", one, two, one, "--frames", "3", "-o", tmp_path / "blend.png")[0]).size == (388, 258)
     run("blend", one, two, "--frames", "2", "--grid", "-o", out, "--gif", tmp_path / "new" / "blend.gif")
-    with Image.open(tmp_path / "new" / "blend.gif") as animation:
-        assert getattr(animation, "n_frames", 1) == 3  # there, longer, and back
+    with Image.open(tmp_path / "new" / "blend.gif") as moving:
+        assert moving.size == (128, 128)
+    with Image.open(io.BytesIO(animation([Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]))) as moving:
+        assert getattr(moving, "n_frames", 1) == 3  # there, longer, and back
     refused = CliRunner().invoke(main, ["blend", str(one), str(two), "--gif", "blend.mp4", "--model", str(folder)])
     assert refused.exit_code == 2
     assert "give a name that ends in .gif" in refused.output
     style = ["--from", "a red star", "--to", "a blue star"]
     row = run("restyle", one, *style, "--frames", "3", "-o", tmp_path / "style.png")
-    assert open_image(row[0]).size == (100, 32)
+    assert open_image(row[0]).size == (388, 128)
     told = read_settings(row[0])
     assert told["settings"]["restyled_from"] == "a red star"
 
 
 def test_it_can_be_measured(system: DALLE2System) -> None:
-    settings: Settings = {"steps": 2, "prior_steps": 2}
-    report = evaluate(system, Scenes(4, size=32, split="held-in"), source="scenes:4:held-in", settings=settings)
+    settings: Settings = {"steps": 2, "prior_steps": 2, "upsample_steps": 2}
+    report = evaluate(system, Scenes(4, size=128, split="held-in"), source="scenes:4:held-in", settings=settings)
     assert report.following is not None
     assert "prior diffusion" in report.table()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 import pinxit
@@ -12,12 +13,14 @@ from pinxit.checkpoints.files import read_tensors
 from pinxit.data.images import open_image
 from pinxit.data.scenes import Scenes
 from pinxit.errors import PinxitError
+from pinxit.models.denoiser import Asked, Denoiser
 from pinxit.recipes.catalogue import find
 from pinxit.recipes.codecs import Pixels
 from pinxit.recipes.denoisers import Example
 from pinxit.recipes.overrides import override
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Context, Recipe
+from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
 from pinxit.systems.system import Settings, System
 
 SOURCE = "scenes:80"
@@ -129,3 +132,26 @@ def test_what_an_example_holds() -> None:
     assert all(torch.equal(made[name], again[name]) for name in made)
     clean = Example(Pixels(64), low=16, low_noise=0.0)(sample, np.random.default_rng(3))
     torch.testing.assert_close(clean["low"], torch.nn.functional.avg_pool2d(made["pixels"], 4))
+
+
+def test_a_window_shows_the_same_place_of_both() -> None:
+    example, sample = Example(Pixels(64), low=16, window=0.25), Scenes(3)[2]
+    whole = Example(Pixels(64))(sample, np.random.default_rng(0))["pixels"]
+    found = set()
+    for seed in range(8):
+        made = example(sample, np.random.default_rng(seed))
+        assert made["pixels"].shape == (3, 16, 16)
+        torch.testing.assert_close(F.avg_pool2d(made["pixels"], 4), made["low"])
+        windows = whole.unfold(1, 16, 4).unfold(2, 16, 4)  # 3 y x 16 16
+        at = (windows == made["pixels"][:, None, None]).all(-1).all(-1).all(0).nonzero()
+        found.add(tuple(at[0].tolist()))
+    assert len(found) > 4, "each time another"
+
+
+@torch.no_grad()
+def test_what_enlarges_takes_pictures_of_any_size() -> None:
+    recipe = find("dalle2-upsampler-tiny")
+    assert isinstance(recipe, Recipe)
+    drawer = NoiseDrawer.ready(Denoiser(recipe.model), torch.device("cpu"))
+    asked = Asked(low=torch.zeros(2, 3, 12, 20), low_level=torch.zeros(2))
+    assert drawer.draw(asked, [0, 1], Drawing("ddim", 2)).shape == (2, 3, 24, 40)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import secrets
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pinxit.atomic import write_atomically
-from pinxit.cli.outputs import device_option, free_path, is_picture, quick_options, read_out
+from pinxit.cli.outputs import animation, device_option, free_path, is_picture, quick_options, read_out
 from pinxit.cli.settings import setting_options
 from pinxit.progress import Progress, shown
 
@@ -261,10 +260,7 @@ def blend(
         made = system.blend(pictures, frames, seed=seed, progress=progress, **asked)
     _write(out, made, grid_only, frames)
     if gif is not None:
-        first, *others = (picture.image for picture in [*made, *reversed(made)])
-        moving = io.BytesIO()
-        first.save(moving, "GIF", save_all=True, append_images=others, duration=100, loop=0)
-        write_atomically(gif, moving.getvalue())
+        write_atomically(gif, animation([picture.image for picture in made]))
         click.echo(gif)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 """`--out` names a picture if it ends so, and a folder otherwise."""
@@ -56,6 +61,14 @@ def free_path(folder: Path, prompt: str, ending: str) -> Path:
         except FileExistsError:
             continue
         return path
+
+
+def animation(images: Sequence[Image.Image]) -> bytes:
+    """A GIF that goes through pictures and back, without end."""
+    first, *others = [*images, *reversed(images)]
+    file = io.BytesIO()
+    first.save(file, "GIF", save_all=True, append_images=others, duration=100, loop=0)
+    return file.getvalue()
 
 
 def plain(text: str, *, lines: bool = False) -> str:

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pinxit.diffusion.process import ProcessConfig
+from pinxit.diffusion.schedules import FlowConfig
+from pinxit.models.denoiser import DenoiserConfig
+from pinxit.models.unet import UNetConfig
 from pinxit.recipes.clip import clip, clip_tiny
 from pinxit.recipes.dalle1_scenes import CAPTIONS, PROMPTS
-from pinxit.recipes.denoisers import TextDrawingDataConfig
+from pinxit.recipes.denoisers import DrawingDataConfig, TextDrawingDataConfig
 from pinxit.recipes.glide import glide_base, glide_base_tiny
 from pinxit.recipes.model import ModelStage
 from pinxit.recipes.pipeline import Pipeline
@@ -24,6 +28,9 @@ EMBEDDINGS = TokensStage(
 )
 
 PARTS = ("clip", "prior", "ar_prior", "decoder")
+
+ENLARGES = ("upsampler", "second_upsampler")
+"""Parts of a whole cascade besides."""
 
 DEFAULTS = {"sampler": "dpm-solver", "steps": 25, "guidance": 3.0}
 
@@ -55,11 +62,80 @@ def _of_embeddings(base: Recipe, name: str, summary: str) -> Recipe:
     )
 
 
+def dalle2_upsampler() -> Recipe:
+    """64 pixels to 256, of pictures some of which are blurred; it is told nothing else (section 2.3)."""
+    base = glide_base()
+    return replace(
+        base,
+        name="dalle2-upsampler",
+        summary="unCLIP's first upsampler: 64 pixels to 256.",
+        model=DenoiserConfig(
+            UNetConfig(
+                size=256,
+                channels=64,
+                multipliers=(1, 2, 3),
+                blocks=1,
+                attention=(),
+                middle=False,
+                resample="fold",
+                patch=4,
+            ),
+            ProcessConfig(FlowConfig(std=1.2), target="x0"),
+            low=64,
+            low_noise=True,
+        ),
+        data=DrawingDataConfig(low_damage="blur", window=0.25),
+        captioned=False,
+    )
+
+
+def dalle2_upsampler_tiny() -> Recipe:
+    """32 pixels to 64, in seconds."""
+    recipe, tiny = dalle2_upsampler(), glide_base_tiny()
+    unet = replace(recipe.model.unet, size=64, channels=32, multipliers=(1, 2), patch=2)
+    return replace(
+        recipe,
+        name="dalle2-upsampler-tiny",
+        summary="The recipe dalle2-upsampler from 32 pixels to 64, in seconds.",
+        hardware="1 core",
+        model=replace(recipe.model, unet=unet, low=32),
+        data=replace(recipe.data, validation=64),
+        optimizer=tiny.optimizer,
+        training=replace(tiny.training, steps=100),
+    )
+
+
+def dalle2_second_upsampler() -> Recipe:
+    """256 pixels to 1024, of pictures made worse in the ways of BSR."""
+    first = dalle2_upsampler()
+    unet = replace(first.model.unet, size=1_024, channels=96, multipliers=(1, 2), patch=8)
+    return replace(
+        first,
+        name="dalle2-second-upsampler",
+        summary="unCLIP's second upsampler: 256 pixels to 1024.",
+        model=replace(first.model, unet=unet, low=256),
+        data=replace(first.data, low_damage="bsr"),
+        training=replace(first.training, batch_size=8),
+    )
+
+
+def dalle2_second_upsampler_tiny() -> Recipe:
+    """64 pixels to 128, in seconds."""
+    recipe, tiny = dalle2_second_upsampler(), dalle2_upsampler_tiny()
+    return replace(
+        tiny,
+        name="dalle2-second-upsampler-tiny",
+        summary="The recipe dalle2-second-upsampler from 64 pixels to 128, in seconds.",
+        model=replace(tiny.model, unet=replace(tiny.model.unet, size=128, patch=4), low=64),
+        data=replace(tiny.data, low_damage=recipe.data.low_damage),
+    )
+
+
 def dalle2() -> Pipeline:
     """All stages."""
     return Pipeline(
         name="dalle2",
-        summary="DALL·E 2 at 64 pixels: pictures from text by way of CLIP embeddings, varied, blended and restyled.",
+        summary="DALL·E 2 at 1024 pixels: pictures from text by way of CLIP embeddings, varied, blended and restyled.",
         hardware="2 cores",
         hours=None,
         expected=dalle2_decoder().expected,
@@ -69,7 +145,9 @@ def dalle2() -> Pipeline:
             "prior": dalle2_prior(),
             "ar_prior": dalle2_ar_prior(),
             "decoder": dalle2_decoder(),
-            "model": ModelStage(name="dalle2-model", kind="dalle2", parts=PARTS, defaults=DEFAULTS),
+            "upsampler": dalle2_upsampler(),
+            "second_upsampler": dalle2_second_upsampler(),
+            "model": ModelStage(name="dalle2-model", kind="dalle2", parts=PARTS + ENLARGES, defaults=DEFAULTS),
         },
     )
 
@@ -80,7 +158,7 @@ def dalle2_tiny() -> Pipeline:
     return replace(
         whole,
         name="dalle2-tiny",
-        summary="DALL·E 2 at 32 pixels in two minutes, for tests and first tries.",
+        summary="DALL·E 2 from 32 pixels to 128 in two minutes, for tests and first tries.",
         hardware="1 core",
         stages={
             **whole.stages,
@@ -88,13 +166,23 @@ def dalle2_tiny() -> Pipeline:
             "prior": dalle2_prior_tiny(),
             "ar_prior": dalle2_ar_prior_tiny(),
             "decoder": dalle2_decoder_tiny(),
+            "upsampler": dalle2_upsampler_tiny(),
+            "second_upsampler": dalle2_second_upsampler_tiny(),
         },
     )
 
 
+def _small(whole: Pipeline) -> Pipeline:
+    """Without what enlarges."""
+    stages = {name: stage for name, stage in whole.stages.items() if name not in ENLARGES}
+    model = whole.stages["model"]
+    assert isinstance(model, ModelStage)
+    return replace(whole, stages={**stages, "model": replace(model, parts=PARTS)})
+
+
 def dalle2_scenes() -> Pipeline:
-    """On drawn scenes, whose truth is known, within 90 minutes on two cores."""
-    whole, decoder, prior, ar_prior = dalle2(), dalle2_decoder(), dalle2_prior(), dalle2_ar_prior()
+    """At 64 pixels on drawn scenes, whose truth is known, within 90 minutes on two cores."""
+    whole, decoder, prior, ar_prior = _small(dalle2()), dalle2_decoder(), dalle2_prior(), dalle2_ar_prior()
     text = replace(decoder.model.text, vocabulary=640, length=24)
     return replace(
         whole,
@@ -122,5 +210,7 @@ def dalle2_scenes() -> Pipeline:
 def dalle2_scenes_tiny() -> Pipeline:
     """The same at 32 pixels."""
     return replace(
-        dalle2_tiny(), name="dalle2-scenes-tiny", summary="The recipe dalle2-scenes at 32 pixels, in two minutes."
+        _small(dalle2_tiny()),
+        name="dalle2-scenes-tiny",
+        summary="The recipe dalle2-scenes at 32 pixels, in two minutes.",
     )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pinxit.checkpoints.files import read_tensors, to_config
 from pinxit.data.augment import random_mask
+from pinxit.data.degrade import Damage, degraded
 from pinxit.data.images import grid, to_pil
 from pinxit.data.sample import BadSample, Pairs, Sample
 from pinxit.diffusion.process import roughened
@@ -55,6 +56,11 @@ class DrawingDataConfig(PictureDataConfig):
     flip: bool = False
     low_noise: float = 0.5
     """For a network that enlarges: how noisy the small pictures may be that it learns from, from 0 to 1."""
+    low_damage: Damage = "none"
+    """How else they are worse than pictures made smaller: some blurred, or as BSR has it."""
+    window: float = 1.0
+    """The side of the part that is learnt from at once, as a share of the picture's: a network that enlarges, and knows
+    neither attention nor positions, learns the same from quarters (Ramesh et al. 2022, section 2.3)."""
     embedding_dropout: float = 0.1
     """For a network that draws of embeddings: the share of them left out."""
     guidance: float = 3.0
@@ -79,6 +85,8 @@ class Example:
     words: Texts | Labels | None = None
     low: int | None = None
     low_noise: float | None = None
+    low_damage: Damage = "none"
+    window: float = 1.0
     known: bool = False
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
@@ -89,7 +97,14 @@ class Example:
         elif self.words:
             made["labels"] = self.words.ids(sample, rng)[0]
         if self.low:
-            small = F.avg_pool2d(made["pixels"], made["pixels"].shape[-1] // self.low)
+            factor = made["pixels"].shape[-1] // self.low
+            small = degraded(made["pixels"], factor, self.low_damage, rng)
+            if self.window < 1:
+                side = max(1, round(self.window * self.low))
+                top, left = rng.integers(0, self.low - side + 1, 2)
+                small = small[:, top : top + side, left : left + side]
+                own = [slice(factor * start, factor * (start + side)) for start in (top, left)]
+                made["pixels"] = made["pixels"][:, own[0], own[1]].contiguous()
             if self.low_noise is not None:
                 noise = torch.from_numpy(rng.standard_normal(small.shape, np.float32))
                 made["low_level"] = torch.tensor(rng.uniform(0, self.low_noise), dtype=torch.float32)
@@ -190,12 +205,20 @@ def build_denoiser(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
     if "start" in context.parts:
         _start(network, context.model("start"))
     size = config.unet.size
-    plain = Example(Pixels(size), words.plain, config.low, 0.0 if config.low_noise else None, config.known)
+    plain = Example(
+        Pixels(size),
+        words.plain,
+        config.low,
+        0.0 if config.low_noise else None,
+        window=data.window,
+        known=config.known,
+    )
     example = replace(
         plain,
         pixels=Pixels(size, data.crop, data.flip, data.recolour),
         words=words.varied,
         low_noise=data.low_noise if config.low_noise else None,
+        low_damage=data.low_damage,
     )
     validation = held_batches(held, plain, VALIDATION_BATCH)
     paint = _painter(network, words, data.guidance, validation, given)

@@ -32,7 +32,7 @@ from pinxit.systems.conditions import Condition, NoCondition, read_word_conditio
 from pinxit.systems.masking import edited, masked
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
 from pinxit.systems.picture import Picture
-from pinxit.systems.prior_drawing import ARPriorDrawer, Imagines, PriorDrawer, PriorDrawing
+from pinxit.systems.prior_drawing import ARPriorDrawer, Imagines, PriorDrawer, PriorDrawing, check_clip
 from pinxit.systems.reranking import check_wish, in_half, painted
 from pinxit.systems.system import Settings, System, read_defaults
 
@@ -100,14 +100,10 @@ class DALLE2System(System):
     def from_checkpoint(cls, folder: Path, device: torch.device) -> Self:
         """Reads config.json and the parts: `clip/`, `decoder/` and, if there are, priors and those that enlarge."""
         clip = CLIPSystem.from_checkpoint(folder / "clip", device)
-        trained = read_config(folder / "decoder").get("clip")
-        if trained not in (None, clip.fingerprint):
-            raise PinxitError(
-                f"{folder / 'decoder'} was trained with the embeddings of CLIP {trained}, and this one is "
-                f"{clip.fingerprint}: what it draws would be noise. Put the CLIP that it was trained with beside it."
-            )
-        decoder = NoiseDrawer.from_checkpoint(folder / "decoder", device)
-        larger = [NoiseDrawer.from_checkpoint(folder / name, device) for name in LARGER if (folder / name).exists()]
+        networks = [folder / name for name in ("decoder", *LARGER) if name == "decoder" or (folder / name).exists()]
+        for network in networks:
+            check_clip(network, clip)
+        decoder, *larger = (NoiseDrawer.from_checkpoint(network, device) for network in networks)
         return cls(
             clip,
             {

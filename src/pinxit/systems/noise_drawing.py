@@ -185,7 +185,7 @@ class NoiseDrawer:
             if score is not None:
                 denoise = guidance.by_gradient(denoise, score(start, end), how.gradient)
             noise = noise_of(own, stream, self.device)
-            x = self._start(noise, levels, how) if start_from is None else start_from[start:end].to(self.device)
+            x = self._start(noise, levels, how, rows) if start_from is None else start_from[start:end].to(self.device)
             for done, step in enumerate(self._walk(denoise, x, noise, levels, how, rows)):
                 x = step.x
                 if progress:
@@ -207,9 +207,12 @@ class NoiseDrawer:
             found.append(samplers.last(samplers.invert(denoise, x, levels, refine=refine)).cpu())
         return torch.cat(found)
 
-    def _start(self, noise: samplers.Noise, levels: list[Level], how: Drawing) -> Tensor:
-        unet = self.config.unet
-        x = noise(torch.empty(0, unet.inputs, unet.size, unet.size)) * how.temperature
+    def _start(self, noise: samplers.Noise, levels: list[Level], how: Drawing, asked: Asked) -> Tensor:
+        unet, low = self.config.unet, self.config.low
+        sides = [unet.size, unet.size]
+        if low and asked.low is not None:  # of any size, and so is what is made of it
+            sides = [side * unet.size // low for side in asked.low.shape[2:]]
+        x = noise(torch.empty(0, unet.inputs, *sides)) * how.temperature
         return x * math.hypot(levels[0].alpha, levels[0].sigma)
 
     def _walk(

@@ -60,15 +60,21 @@ class Imagines(Protocol):
 
 def opened(folder: Path, file: str, config: type[Any], network: type[Network], clip: CLIPSystem) -> Network:
     """A prior's network in a checkpoint folder, frozen; one that was trained with another CLIP is refused."""
+    said = check_clip(folder, clip)
+    found = network(from_config(config, said.get("config", {})))
+    load_network(folder, file, found)
+    return found.to(clip.device).eval().requires_grad_(False)
+
+
+def check_clip(folder: Path, clip: CLIPSystem) -> dict[str, Any]:
+    """What config.json says of a network, which must not have been trained with another CLIP."""
     said = read_config(folder)
     if (trained := said.get("clip")) not in (None, clip.fingerprint):
         raise PinxitError(
             f"{folder} was trained with the embeddings of CLIP {trained}, and this one is {clip.fingerprint}: what "
-            "it tells would mean nothing. Put the CLIP that it was trained with beside it."
+            "comes of them would be noise. Put the CLIP that it was trained with beside it."
         )
-    found = network(from_config(config, said.get("config", {})))
-    load_network(folder, file, found)
-    return found.to(clip.device).eval().requires_grad_(False)
+    return said
 
 
 def check_fit(known: tuple[int, ...], clip: CLIPSystem, third: str, own: int) -> None:
