@@ -104,7 +104,9 @@ def test_reconstruct_tells_faults_in_one_line_and_writes_nothing(model: Path, pi
     assert (done.exit_code, done.stdout) == (1, "")
     assert re.fullmatch(r"pinxit: Picture '.*absent\.png' cannot be read: No such file or directory\.\n", done.stderr)
     done = run("reconstruct", pictures / "00.png", "-m", save_clip(tmp_path / "clip"))
-    assert done.stderr.startswith("pinxit: clip (kind clip) cannot reconstruct. Systems that can: dalle1, dvae, ")
+    assert done.stderr.startswith(
+        "pinxit: clip (kind clip) cannot reconstruct. Systems that can: dalle1, dalle2, dvae, "
+    )
     assert run("reconstruct", "-m", model).exit_code == 2
     assert run("reconstruct", pictures / "00.png", "-m", model, "-o", "a.jpg").exit_code == 2
     assert not list(Path().iterdir())

@@ -89,6 +89,17 @@ def test_from_pictures(system: DALLE2System) -> None:
         system.blend([PICTURE])
 
 
+def test_what_a_picture_is(system: DALLE2System) -> None:
+    few: Settings = {"steps": 4, "upsample_steps": 2}
+    (back,) = system.reconstruct(PICTURE, **few)
+    (same,) = system.vary(PICTURE, 1, eta=0.0, **few)
+    assert np.abs(np.asarray(back).astype(int) - np.asarray(same.image).astype(int)).max() <= 1
+    parts = system.partial(PICTURE, [0, 4, 32], **few)
+    assert [picture.settings["dimensions"] for picture in parts] == [0, 4, 32]
+    with pytest.raises(PinxitError, match=r"Embeddings have 32 components; give numbers from 0 to as many, not 33"):
+        system.partial(PICTURE, [33])
+
+
 def test_an_edit_keeps_the_rest(system: DALLE2System) -> None:
     picture, mask = Image.new("RGB", (128, 128), "red"), Image.new("L", (128, 128), 0)
     ImageDraw.Draw(mask).rectangle((0, 0, 63, 127), 255)
@@ -126,6 +137,14 @@ def test_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     refused = CliRunner().invoke(main, ["blend", str(one), str(two), "--gif", "blend.mp4", "--model", str(folder)])
     assert refused.exit_code == 2
     assert "give a name that ends in .gif" in refused.output
+    whole, parts = tmp_path / "whole.png", tmp_path / "parts.png"
+    plain = CliRunner().invoke(main, ["reconstruct", str(one), "-m", str(folder), "-o", str(whole)])
+    assert " dB" in plain.output
+    sheet = CliRunner().invoke(
+        main, ["reconstruct", str(one), str(two), "-m", str(folder), "-o", str(parts), "--dimensions", "2,32"]
+    )
+    assert sheet.exit_code == 0, sheet.output
+    assert open_image(parts).size == (388, 258)
     style = ["--from", "a red star", "--to", "a blue star"]
     row = run("restyle", one, *style, "--frames", "3", "-o", tmp_path / "style.png")
     assert open_image(row[0]).size == (388, 128)

@@ -14,8 +14,20 @@ from pinxit.progress import shown
 if TYPE_CHECKING:
     from PIL import Image
 
+    from pinxit.systems.system import System
+
 COLUMNS = 8
 """Pictures in a row of the comparison."""
+
+
+def read_numbers(ctx: click.Context, option: click.Parameter, value: str | None) -> list[int] | None:
+    """Whole numbers between commas."""
+    if value is None:
+        return None
+    try:
+        return [int(number) for number in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{value!r}: give whole numbers, such as 4,16,64.", ctx, option) from None
 
 
 @click.command(short_help="Show what pictures look like through a model's codes.")
@@ -30,12 +42,26 @@ COLUMNS = 8
     show_default=True,
     help="A folder, or a name that ends in .png for the comparison alone.",
 )
+@click.option(
+    "--dimensions",
+    metavar="K,...",
+    callback=read_numbers,
+    help="For DALL·E 2: by so many principal components of what CLIP sees, each with the original behind it.",
+)
 @device_option
 @quick_options
 def reconstruct(
-    images: tuple[Path, ...], model: str | None, out: Path, device: str | None, bf16: bool, compile: bool
+    images: tuple[Path, ...],
+    model: str | None,
+    out: Path,
+    dimensions: list[int] | None,
+    device: str | None,
+    bf16: bool,
+    compile: bool,
 ) -> None:
     """Turn each IMAGE into codes and back: what is lost here, no picture made from such codes can have.
+
+    By DALL·E 2 that is what CLIP sees in it, and the noise of which the decoder makes it.
 
     Writes the reconstructions, and a comparison with the originals above them. Prints a line a picture: its likeness
     (PSNR) to the original as the model sees it, a square of the model's size, and where it was written.
@@ -47,6 +73,9 @@ def reconstruct(
     from pinxit.systems.system import load
 
     system = load(model or DEFAULT, device, bf16=bf16, compile=compile)
+    if dimensions is not None:
+        _partial(system, images, dimensions, out)
+        return
     originals, made = [], []
     with shown("reconstructing") as progress:
         for path in images:
@@ -70,6 +99,23 @@ def reconstruct(
     sheet = comparison(originals, [picture.image for picture in made])
     whole = Picture(sheet, "originals above reconstructions", 0, system.name, settings)
     click.echo(whole.save(out if is_picture(out) else free_path(out, "reconstructions", "grid")))
+
+
+def _partial(system: System, images: Sequence[Path], dimensions: list[int], out: Path) -> None:
+    """A row for each picture: by more and more of its components, and the original."""
+    from pinxit.data.images import fit, grid, open_image
+    from pinxit.systems.picture import Picture
+
+    cells: list[Image.Image] = []
+    with shown("reconstructing") as progress:
+        for count, path in enumerate(images, 1):
+            original = open_image(path)
+            made = [picture.image for picture in system.partial(original, dimensions)]
+            cells += [*made, fit(original, made[0].size)]
+            progress(count, len(images))
+    settings = {"source": [path.name for path in images], "dimensions": dimensions}
+    whole = Picture(grid(cells, len(dimensions) + 1), "by principal components", 0, system.name, settings)
+    click.echo(whole.save(out if is_picture(out) else free_path(out, "components", "grid")))
 
 
 def comparison(originals: Sequence[Image.Image], made: Sequence[Image.Image]) -> Image.Image:

@@ -264,6 +264,48 @@ class DALLE2System(System):
         pictures = self.paint_embeddings(rows, [seed] * len(rows), chosen, noise=start, progress=progress)
         return self._pictures(pictures, "", [seed] * len(rows), chosen, blended=len(images))
 
+    def reconstruct(
+        self,
+        images: Image.Image | Sequence[Image.Image],
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+        **settings: Unpack[Settings],
+    ) -> list[Image.Image]:
+        """Pictures -> the same from their z and x_T: what comes back, and what the decoder loses (section 3.1)."""
+        chosen = self._certain(1, seed, settings)
+        several = [images] if isinstance(images, Image.Image) else images
+        z, noise = self.take_apart(several, chosen)
+        return self.paint_embeddings(z, [seed] * len(several), chosen, noise=noise, progress=progress)
+
+    def partial(
+        self,
+        image: Image.Image,
+        dimensions: Sequence[int],
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+        **settings: Unpack[Settings],
+    ) -> list[Picture]:
+        """A picture by so many of the principal components of its z, those first that vary most (figure 7).
+
+        All from the noise of one seed: x_T would know the rest.
+        """
+        prior = self.priors.get("autoregressive")
+        if not isinstance(prior, ARPriorDrawer):
+            raise PinxitError("Principal components of embeddings are kept by an autoregressive prior; here is none.")
+        most = prior.prior.config.embedding
+        if odd := [count for count in dimensions if not 0 <= count <= most] or (not dimensions and ["none"]):
+            raise PinxitError(f"Embeddings have {most} components; give numbers from 0 to as many, not {odd[0]}.")
+        chosen = self._certain(1, seed, settings)
+        z = self.clip.encode_image([opaque(image)])
+        rows = torch.cat([prior.prior.truncated(z.to(prior.prior.mean.device), count) for count in dimensions]).cpu()
+        pictures = self.paint_embeddings(rows, [seed] * len(rows), chosen, progress=progress)
+        return [
+            self._pictures([made], "", [seed], chosen, dimensions=count)[0]
+            for count, made in zip(dimensions, pictures, strict=True)
+        ]
+
     def restyle(
         self,
         image: Image.Image,

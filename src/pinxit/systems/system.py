@@ -81,7 +81,9 @@ KINDS = {
     "ddpm": Kind(DIFFUSION, ("generate", "edit")),
     "adm": Kind(DIFFUSION, ("generate", "edit")),
     "glide": Kind(DIFFUSION, ("generate", "edit")),
-    "dalle2": Kind("pinxit.systems.dalle2:DALLE2System", ("generate", "edit", "vary", "blend", "restyle")),
+    "dalle2": Kind(
+        "pinxit.systems.dalle2:DALLE2System", ("generate", "edit", "vary", "blend", "restyle", "reconstruct", "partial")
+    ),
     "gan": Kind("pinxit.systems.gan:GANSystem", ("generate",)),
     **{kind: Kind("pinxit.systems.codec:Codec", CODEC) for kind in ("palette", "vae", "vqvae", "dvae", "vqgan")},
     "clip": Kind(
