@@ -295,8 +295,9 @@ class DALLE2System(System):
         if not isinstance(prior, ARPriorDrawer):
             raise PinxitError("Principal components of embeddings are kept by an autoregressive prior; here is none.")
         most = prior.prior.config.embedding
-        if odd := [count for count in dimensions if not 0 <= count <= most] or (not dimensions and ["none"]):
-            raise PinxitError(f"Embeddings have {most} components; give numbers from 0 to as many, not {odd[0]}.")
+        if not dimensions or not all(0 <= count <= most for count in dimensions):
+            told = ", ".join(map(str, dimensions)) or "none"
+            raise PinxitError(f"Embeddings have {most} components; give numbers from 0 to as many, not {told}.")
         chosen = self._certain(1, seed, settings)
         z = self.clip.encode_image([opaque(image)])
         rows = torch.cat([prior.prior.truncated(z.to(prior.prior.mean.device), count) for count in dimensions]).cpu()
