@@ -1,3 +1,4 @@
+import io
 import os
 import pickle
 import zipfile
@@ -70,7 +71,7 @@ def test_what_is_no_pickle_of_torch_is_refused_in_a_line(tmp_path: Path) -> None
         pickle.dump(Bomb(tmp_path / "mark"), file)
     (tmp_path / "empty.ckpt").touch()
     for name in ("text", "plain", "empty"):
-        with pytest.raises(PinxitError, match=rf"{name}.ckpt cannot be read as what torch.save writes"):
+        with pytest.raises(PinxitError, match=rf"{name}.ckpt cannot be read as what torch writes"):
             read_pickle(tmp_path / f"{name}.ckpt")
     assert not (tmp_path / "mark").exists()
 
@@ -102,12 +103,61 @@ def test_a_program_that_hides_from_other_readers_is_known_by_torchs_own(tmp_path
     crafted = data[:end] + data[start:end].replace(b"constants.pkl", b"innocents.pkl") + data[end:]
     file.write_bytes(crafted)
     assert "script/constants.pkl" not in zipfile.ZipFile(file).namelist()
+    with pytest.raises(PinxitError, match=r"hidden\.pt cannot be read"):
+        read_pickle(file)
     assert _is_program(file), "torch's own loader would run it"
+
+
+def a_program(file: Path, values: bytes, **memory: bytes) -> Path:
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, told in {"data.pkl": values, "constants.pkl": b"3\n", "version": b"3\n"}.items():
+            archive.writestr(f"script/{name}", told)
+        for name, told in memory.items():
+            archive.writestr(f"script/data/{name}", told)
+    return file
+
+
+class Claim:
+    """Unpickled, a tensor of a thousand numbers over memory that has none."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return torch._utils._rebuild_tensor_v2, (Memory(), 0, (1000,), (1,), False, {})
+
+
+class Memory:
+    """What a pickler keeps beside the pickle."""
+
+
+class Pickler(pickle.Pickler):
+    def persistent_id(self, value: Any) -> Any:
+        return ("storage", torch.FloatStorage, "m", "cpu", 1000) if isinstance(value, Memory) else None
+
+
+def test_a_hostile_program_does_nothing(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    read_pickle(a_program(tmp_path / "bomb.pt", pickle.dumps({"w": Bomb(mark)}, 2)))
+    assert not mark.exists()
+    values = io.BytesIO()
+    Pickler(values, 2).dump({"w": Claim()})
+    with pytest.raises(PinxitError, match="claims 1000 numbers, more than there are"):
+        read_tensors(a_program(tmp_path / "claim.pt", values.getvalue(), m=b""))
+    assert read_tensors(a_program(tmp_path / "held.pt", values.getvalue(), m=bytes(4000)))["w"].shape == (1000,)
+
+
+def test_modules_that_are_shared_over_and_over_end(tmp_path: Path) -> None:
+    at = nn.Module()
+    for _ in range(40):
+        above = nn.Module()
+        above.one, above.other = at, at
+        at = above
+    torch.save(at, tmp_path / "shared.pt")
+    with pytest.raises(PinxitError, match="more than 100000 modules"):
+        read_tensors(tmp_path / "shared.pt")
 
 
 def test_a_tensor_that_claims_more_than_there_is_is_refused(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(1).expand(100_000, 100_000)}, tmp_path / "large.pt")
-    with pytest.raises(PinxitError, match="tensor 'w' claims 10000000000 numbers, more than there are"):
+    with pytest.raises(PinxitError, match="a tensor claims 10000000000 numbers, more than there are"):
         read_tensors(tmp_path / "large.pt")
 
 

@@ -84,12 +84,15 @@ def test_it_is_fully_convolutional(*, positions: bool) -> None:
 
 
 @torch.no_grad()
-def test_positions_tell_places_apart() -> None:
-    for positions in (False, True):
-        network = awake(replace(CLASSES, unet=replace(CLASSES.unet, positions=positions)))
-        same = torch.zeros(1, 3, 64, 64)
-        inner = network(same, TIMES[:1], Asked())[..., 24:40, 24:40]  # away from the edges, which also tell
-        assert (inner[..., :4, :4].std() < 1e-5) is not positions
+def test_positions_are_seen_where_they_are() -> None:
+    network = awake(replace(CLASSES, unet=replace(CLASSES.unet, positions=True)))
+    positions = network.unet.encoder.positions
+    assert positions.shape[1:] == (CLASSES.unet.sides[0],) * 2
+    x = torch.randn(1, 3, 64, 64)
+    before = network(x, TIMES[:1], Asked())
+    positions[:, :4, :4] += 1
+    changed = (network(x, TIMES[:1], Asked()) - before).abs().mean((0, 1))
+    assert changed[:8, :8].mean() > 2 * changed[-8:, -8:].mean() > 0
 
 
 @pytest.mark.parametrize("looks", ["joined", "cross"])

@@ -23,6 +23,7 @@ from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Context, Recipe
 from pinxit.systems.dalle2 import DALLE2System, slerp
 from pinxit.systems.picture import read_settings
+from pinxit.systems.prior_drawing import ARPriorDrawer
 from pinxit.systems.system import Settings
 
 
@@ -94,10 +95,16 @@ def test_what_a_picture_is(system: DALLE2System) -> None:
     (back,) = system.reconstruct(PICTURE, **few)
     (same,) = system.vary(PICTURE, 1, eta=0.0, **few)
     assert np.abs(np.asarray(back).astype(int) - np.asarray(same.image).astype(int)).max() <= 1
-    parts = system.partial(PICTURE, [0, 4, 32], **few)
+    parts = system.by_components(PICTURE, [0, 4, 32], **few)
     assert [picture.settings["dimensions"] for picture in parts] == [0, 4, 32]
+    drawer = system.priors["autoregressive"]
+    assert isinstance(drawer, ARPriorDrawer)
+    z = system.clip.encode_image([PICTURE])
+    torch.testing.assert_close(drawer.prior.truncated(z, 32), z)
+    (whole,) = system.paint_embeddings(z, [0], system.resolve(1, 0, {**few, "sampler": "ddim", "guidance": 1.0}))
+    assert np.abs(np.asarray(whole).astype(int) - np.asarray(parts[2].image).astype(int)).max() <= 1
     with pytest.raises(PinxitError, match=r"Embeddings have 32 components; give numbers from 0 to as many, not 33"):
-        system.partial(PICTURE, [33])
+        system.by_components(PICTURE, [33])
 
 
 def test_an_edit_keeps_the_rest(system: DALLE2System) -> None:
@@ -160,7 +167,7 @@ def test_it_can_be_measured(system: DALLE2System) -> None:
 
 
 def test_some_embeddings_are_left_out_in_training(system: DALLE2System) -> None:
-    seen = Seen(system.clip, 0.5).eval()
+    seen = Seen(system.clip, 0.5, unit=True).eval()
     batch = {"pixels": torch.rand(64, 3, 32, 32) * 2 - 1}
     kept = seen(batch, False)[1].embedding
     dropped = seen(batch, True)[1].embedding

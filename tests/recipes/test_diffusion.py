@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 import pinxit
 from pinxit.checkpoints.files import read_tensors
 from pinxit.data.images import open_image
+from pinxit.data.sample import BadSample
 from pinxit.data.scenes import Scenes
 from pinxit.errors import PinxitError
 from pinxit.models.denoiser import Asked, Denoiser
@@ -155,3 +156,23 @@ def test_what_enlarges_takes_pictures_of_any_size() -> None:
     drawer = NoiseDrawer.ready(Denoiser(recipe.model), torch.device("cpu"))
     asked = Asked(low=torch.zeros(2, 3, 12, 20), low_level=torch.zeros(2))
     assert drawer.draw(asked, [0, 1], Drawing("ddim", 2)).shape == (2, 3, 24, 40)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "message"),
+    [
+        ("glide-base-tiny", "data.window=0.25", "parts of pictures are for a network that enlarges"),
+        ("dalle2-upsampler-tiny", "data.window=2", "makes parts of 128 of 64 pixels"),
+        ("dalle2-upsampler-tiny", "data.window=0.03", r"makes parts of 2 of 64 pixels; give .* a multiple of 4"),
+    ],
+)
+def test_windows_that_cannot_be_learnt_from(name: str, setting: str, message: str, tmp_path: Path) -> None:
+    recipe = override(find(name), [setting])
+    assert isinstance(recipe, Recipe)
+    with pytest.raises(PinxitError, match=message):
+        recipe.run(Context(SOURCE, tmp_path))
+
+
+def test_small_pictures_do_not_teach_to_enlarge() -> None:
+    with pytest.raises(BadSample, match=r"is 64 x 64 pixels; to learn to enlarge takes 128 a side"):
+        Example(Pixels(128), low=32)(Scenes(1, size=64)[0], np.random.default_rng(0))

@@ -314,7 +314,10 @@ def _noised_clip(halves: Mapping[str, Mapping[str, Tensor]], folder: Path) -> Ne
             f"{folder} holds one half of GLIDE's CLIP, that for {' '.join(halves)}. Put the other one beside it."
         )
     found = from_clip.noised(halves["vision"], halves["text"], folder)
-    beside = {"process": to_config(from_guided.CLIP_NOISE)}
+    return _clip_network(found, process=to_config(from_guided.CLIP_NOISE))
+
+
+def _clip_network(found: from_clip.Found, **beside: Any) -> Network:
     return Network("clip", found.config, found.state, beside, found.tokenizer.to_json())
 
 
@@ -336,44 +339,42 @@ def _unclip(folder: Path) -> Found:
         folder / "tokenizer",
         folder / "feature_extractor",
     )
-    networks = {"clip": Network("clip", clip.config, clip.state, tokenizer=clip.tokenizer.to_json())}
+    networks = {"clip": _clip_network(clip)}
     schedulers = {
         name: _json(folder / name / "scheduler_config.json")
         for name in from_diffusers.SCHEDULERS
         if name != "prior_scheduler" or "prior" in states
     }
-    bounds = from_diffusers.bounds(schedulers)
+    bound = from_diffusers.check_schedulers(schedulers)
     if "prior" in states:
-        prior = from_diffusers.prior(described["prior"], states["prior"], bounds["prior_scheduler"])
+        prior = from_diffusers.prior(described["prior"], states["prior"], bound)
         networks["prior"] = Network("prior", *prior)
     decoder = from_diffusers.decoder(described["decoder"], states["decoder"], states["text_proj"])
     networks["decoder"] = Network("denoiser", *decoder)
-    drawn = {"enlarging": from_diffusers.ENLARGING}
     for name, theirs in (("upsampler", "super_res_first"), ("upsampler/last", "super_res_last")):
         larger = from_diffusers.upsampler(described[theirs], states[theirs], low=decoder[0].unet.size)
-        networks[name] = Network("denoiser", *larger, drawn if name == "upsampler" else {})
+        networks[name] = Network("denoiser", *larger, {"enlarging": from_diffusers.ENLARGING})
     return Found("diffusers", networks, from_diffusers.UNCLIP_DEFAULTS, "dalle2")
 
 
 def _karlo(folder: Path, files: Mapping[str, Path]) -> Found:
     """Karlo as its setup fetches it, with the merges of CLIP's tokenizer beside."""
     clip = from_clip.openai(read_state(files["clip"]), folder)
-    stats = read_pickle(files["stats"])
     config, first, last = from_karlo.upsamplers(read_state(files["upsampler"]))
     drawn = {"enlarging": from_diffusers.ENLARGING}
     networks = {
-        "clip": Network("clip", clip.config, clip.state, tokenizer=clip.tokenizer.to_json()),
-        "prior": Network("prior", *from_karlo.prior(read_state(files["prior"]), *stats)),
+        "clip": _clip_network(clip),
+        "prior": Network("prior", *from_karlo.prior(read_state(files["prior"]), read_pickle(files["stats"]))),
         "decoder": Network("denoiser", *from_karlo.decoder(read_state(files["decoder"]))),
         "upsampler": Network("denoiser", config, first, drawn),
-        "upsampler/last": Network("denoiser", config, last),
+        "upsampler/last": Network("denoiser", config, last, drawn),
     }
     return Found("karlo", networks, from_diffusers.UNCLIP_DEFAULTS, "dalle2")
 
 
 def _clip(layout: str, found: from_clip.Found) -> Found:
     """A CLIP by itself."""
-    return Found(layout, {"": Network("clip", found.config, found.state, tokenizer=found.tokenizer.to_json())})
+    return Found(layout, {"": _clip_network(found)})
 
 
 def _glide_tokenizer(folder: Path) -> ForeignTokenizer:

@@ -153,6 +153,7 @@ def prior(
 
 
 UNCLIP = ("UnCLIPPipeline", "UnCLIPImageVariationPipeline")
+"""Classes of pipelines that are read."""
 
 SCHEDULERS = {
     "prior_scheduler": {"prediction_type": "sample", "variance_type": "fixed_small_log"},
@@ -161,18 +162,28 @@ SCHEDULERS = {
 }
 """What the schedulers of such a pipeline say where its networks are those that are read."""
 
+UNTOLD: dict[str, Any] = {
+    "num_train_timesteps": 1_000,
+    "prediction_type": "epsilon",
+    "variance_type": "fixed_small_log",
+    "clip_sample": True,
+    "clip_sample_range": 1.0,
+}
+"""What holds where they do not say."""
 
-def bounds(schedulers: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """Within what each part draws; a scheduler that its network has not learnt with is refused."""
+
+def check_schedulers(schedulers: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Within what the prior draws; a scheduler that its network has not learnt with is refused."""
     for name, told in schedulers.items():
         wanted = {"_class_name": "UnCLIPScheduler", "num_train_timesteps": 1_000, **SCHEDULERS[name]}
+        if name != "prior_scheduler":
+            wanted |= {"clip_sample": True, "clip_sample_range": 1.0}
+        said = {**UNTOLD, **told}
         for key, value in wanted.items():
-            if told.get(key) != value:
-                raise PinxitError(f"{name} has {key}={told.get(key)}: what it draws would be noise. Read is {value}.")
-    return {
-        name: float(told["clip_sample_range"]) if told.get("clip_sample", True) else None
-        for name, told in schedulers.items()
-    }
+            if said.get(key) != value:
+                raise PinxitError(f"{name} has {key}={said.get(key)}: what it draws would be noise. Read is {value}.")
+    prior = {**UNTOLD, **schedulers.get("prior_scheduler", {})}
+    return float(prior["clip_sample_range"]) if prior["clip_sample"] else None
 
 
 UNCLIP_DEFAULTS = {
@@ -201,6 +212,20 @@ KINDS = {
     "SimpleCrossAttnUpBlock2D": True,
 }
 """Blocks of levels that are read, and whether they attend."""
+
+ALIKE = {
+    "act_fn": "silu",
+    "norm_eps": 1e-5,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "center_input_sample": False,
+    "only_cross_attention": False,
+    "cross_attention_norm": None,
+    "encoder_hid_dim": None,
+    "dual_cross_attention": False,
+    "num_class_embeds": None,
+}
+"""Of a U-Net's config, what has to be so where it is told."""
 
 PROJECTIONS = {
     "embedding_to_time": "clip_image_embeddings_project_to_time_embeddings",
@@ -250,6 +275,9 @@ def _unet(described: Mapping[str, Any], *, outputs: int, tokens: int | None) -> 
     down, widths = described["down_block_types"], described["block_out_channels"]
     if odd := {*down, *described["up_block_types"]} - KINDS.keys():
         raise PinxitError(f"A U-Net with {', '.join(sorted(odd))} is not read here. Allowed: {', '.join(KINDS)}.")
+    for name, value in ALIKE.items():
+        if described.get(name, value) != value:
+            raise PinxitError(f"A U-Net with {name}={described[name]} is not read here; unCLIP's has {value}.")
     if described["out_channels"] != outputs:
         raise PinxitError(f"A U-Net that tells {described['out_channels']} channels is none of unCLIP's: {outputs}.")
     size = int(described["sample_size"])

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +18,9 @@ from pinxit.checkpoints.from_diffusers import unclip_tokens
 from pinxit.checkpoints.from_guided import sorted_by_part, unet_weights
 from pinxit.errors import PinxitError
 from pinxit.models.denoiser import SIZES, Denoiser, DenoiserConfig
-from pinxit.models.prior import LEVELS, PriorConfig
+from pinxit.models.prior import BEYOND, LEVELS, PriorConfig
 from pinxit.models.prior import SIZES as PRIORS
-from pinxit.models.unet import UNetConfig
+from pinxit.models.unet import HEAD_WIDTH, UNetConfig
 
 FILES = {
     "clip": "ViT-L-14.pt",
@@ -55,9 +56,7 @@ PROJECTIONS = {
     "read.0": "text_seq_proj.0",
     "read.1": "text_seq_proj.1",
 }
-
-HEAD = 64
-"""Width of its heads."""
+"""Our layers before the U-Net -> its own."""
 
 
 def files_in(folder: Path) -> dict[str, Path] | None:
@@ -70,8 +69,11 @@ def files_in(folder: Path) -> dict[str, Path] | None:
     return {part: files[0] for part, files in found.items()}
 
 
-def prior(state: Mapping[str, Tensor], mean: Tensor, std: Tensor) -> tuple[PriorConfig, dict[str, Tensor]]:
-    """Its prior, and the statistics of embeddings."""
+def prior(state: Mapping[str, Tensor], statistics: Any) -> tuple[PriorConfig, dict[str, Tensor]]:
+    """Its prior; `statistics` are the mean and the deviation of embeddings, d each."""
+    if not isinstance(statistics, list | tuple) or len(statistics) != 2:
+        raise PinxitError(f"{FILES['stats']} holds no mean and deviation of embeddings.")
+    mean, std = statistics
     plain = _bare(state, "model.")
     ours: dict[str, Tensor] = {}
     for name, value in plain.items():
@@ -81,17 +83,17 @@ def prior(state: Mapping[str, Tensor], mean: Tensor, std: Tensor) -> tuple[Prior
     width = ours["query"].numel()
     depth = len({name.split(".")[2] for name in ours if name.startswith("transformer.blocks.")})
     for name in [name for name in ours if ".query_key_value." in name]:
-        ours[name] = sorted_by_part(ours[name], width // HEAD, 3)
+        ours[name] = sorted_by_part(ours[name], width // HEAD_WIDTH, 3)
     ours |= {"query": ours["query"].flatten(), "positions": ours["positions"][0]}
     ours |= {"mean": mean.flatten(), "std": std.flatten(), "errors": torch.zeros(LEVELS)}
     config = replace(
         PRIORS["karlo"],
         embedding=mean.numel(),
-        length=len(ours["positions"]) - 4,
+        length=len(ours["positions"]) - BEYOND,
         text_width=ours["tokens.weight"].shape[1],
         width=width,
         depth=depth,
-        heads=width // HEAD,
+        heads=width // HEAD_WIDTH,
     )
     return config, ours
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import collections
 import io
+import math
 import pickle
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ class _RebuildTensor:
     __slots__ = ()
 
     def __call__(self, storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+        if (count := math.prod(size)) * storage.dtype.itemsize > storage._untyped_storage.nbytes():
+            raise PinxitError(f"a tensor claims {count} numbers, more than there are")
         return torch._utils._rebuild_tensor(storage, offset, size, stride)  # type: ignore[no-untyped-call, no-any-return]
 
 
@@ -121,6 +124,7 @@ class ProgramUnpickler(Unpickler):
     def __init__(self, archive: Any) -> None:
         super().__init__(io.BytesIO(archive.get_record("data.pkl")))
         self.archive = archive
+        self.storages: dict[str, torch.TypedStorage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         """As others, but for storages, of which the dtype is wanted alone."""
@@ -128,9 +132,19 @@ class ProgramUnpickler(Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         """The storage that ("storage", dtype, its name, ...) tells of; how large it is, the archive knows."""
-        memory = bytearray(self.archive.get_record(f"data/{pid[2]}"))
-        held = torch.frombuffer(memory, dtype=torch.uint8) if memory else torch.empty(0, dtype=torch.uint8)
-        return torch.TypedStorage(wrap_storage=held.untyped_storage(), dtype=pid[1], _internal=True)  # type: ignore[no-untyped-call]
+        _, dtype, key, *_ = pid
+        if key not in self.storages:
+            memory = bytearray(self.archive.get_record(f"data/{key}"))
+            held = torch.frombuffer(memory, dtype=torch.uint8) if memory else torch.empty(0, dtype=torch.uint8)
+            self.storages[key] = torch.TypedStorage(  # type: ignore[no-untyped-call]
+                wrap_storage=held.untyped_storage(), dtype=dtype, _internal=True
+            )
+        return self.storages[key]
+
+
+MOST_MODULES = 100_000
+DEEPEST = 100
+"""In one checkpoint; more are a module that contains itself, or the same ones over and over."""
 
 
 def _load(file: Any, **options: Any) -> Any:
@@ -145,13 +159,9 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     """The tensors of what `torch.save` or TorchScript wrote into `file`, on the CPU, by the names in its module."""
     held = read_pickle(file)
     try:
-        found = tensors_of(held)
-    except RecursionError as fault:
-        raise PinxitError(f"{file} cannot be read: a module in it contains itself.") from fault
-    for name, value in found.items():
-        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise PinxitError(f"{file}: tensor {name!r} claims {value.numel()} numbers, more than there are.")
-    return found
+        return tensors_of(held)
+    except PinxitError as fault:
+        raise PinxitError(f"{file} cannot be read: {fault}") from fault
 
 
 def read_pickle(file: Path) -> Any:
@@ -161,7 +171,7 @@ def read_pickle(file: Path) -> Any:
             return ProgramUnpickler(torch._C.PyTorchFileReader(str(file))).load()
         return torch.load(file, map_location="cpu", pickle_module=HARMLESS, weights_only=False)
     except Exception as fault:  # a file made to do harm may fail in any way
-        raise PinxitError(f"{file} cannot be read as what torch.save writes: {str(fault).rstrip('.')}.") from fault
+        raise PinxitError(f"{file} cannot be read as what torch writes: {str(fault).rstrip('.')}.") from fault
 
 
 def _is_program(file: Path) -> bool:
@@ -182,27 +192,27 @@ def tensors_of(held: Any) -> dict[str, Tensor]:
         if isinstance(held, Mapping) and isinstance(held.get(key), Mapping | StandIn):
             held = held[key]
     if isinstance(held, StandIn):
-        return dict(_module(held, ""))
+        return dict(_module(held))
     if not isinstance(held, Mapping):
         return {}
     return {str(name): value.detach() for name, value in held.items() if isinstance(value, Tensor)}
 
 
-def _module(module: StandIn, prefix: str) -> list[tuple[str, Tensor]]:
+def _module(module: StandIn) -> Iterator[tuple[str, Tensor]]:
     """Parameters, buffers and those of the modules inside, as `state_dict` names them; in programs, attributes."""
-    found: list[tuple[str, Tensor]] = []
-    if not hasattr(module, "_parameters"):
-        for name, value in vars(module).items():
+    waiting, visited = [("", module)], 0
+    while waiting:
+        prefix, at = waiting.pop()
+        visited += 1
+        if visited > MOST_MODULES or prefix.count(".") > DEEPEST:
+            raise PinxitError(
+                f"it holds more than {MOST_MODULES} modules, or {DEEPEST} in each other, or one that contains itself."
+            )
+        groups = [getattr(at, group, None) or {} for group in ("_parameters", "_buffers", "_modules")]
+        if not hasattr(at, "_parameters"):
+            groups = [vars(at)]
+        for name, value in (item for group in groups for item in group.items()):
             if isinstance(value, Tensor):
-                found.append((prefix + name, value.detach()))
+                yield prefix + name, value.detach()
             elif isinstance(value, StandIn):
-                found += _module(value, f"{prefix}{name}.")
-        return found
-    for group in ("_parameters", "_buffers"):
-        for name, value in (getattr(module, group, None) or {}).items():
-            if isinstance(value, Tensor):
-                found.append((prefix + name, value.detach()))
-    for name, inner in (getattr(module, "_modules", None) or {}).items():
-        if isinstance(inner, StandIn):
-            found += _module(inner, f"{prefix}{name}.")
-    return found
+                waiting.append((f"{prefix}{name}.", value))

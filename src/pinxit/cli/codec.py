@@ -74,7 +74,7 @@ def reconstruct(
 
     system = load(model or DEFAULT, device, bf16=bf16, compile=compile)
     if dimensions is not None:
-        _partial(system, images, dimensions, out)
+        _by_components(system, images, dimensions, out)
         return
     originals, made = [], []
     with shown("reconstructing") as progress:
@@ -101,7 +101,7 @@ def reconstruct(
     click.echo(whole.save(out if is_picture(out) else free_path(out, "reconstructions", "grid")))
 
 
-def _partial(system: System, images: Sequence[Path], dimensions: list[int], out: Path) -> None:
+def _by_components(system: System, images: Sequence[Path], dimensions: list[int], out: Path) -> None:
     """A row for each picture: by more and more of its components, and the original."""
     from pinxit.data.images import fit, grid, open_image
     from pinxit.systems.picture import Picture
@@ -110,7 +110,7 @@ def _partial(system: System, images: Sequence[Path], dimensions: list[int], out:
     with shown("reconstructing") as progress:
         for count, path in enumerate(images, 1):
             original = open_image(path)
-            made = [picture.image for picture in system.partial(original, dimensions)]
+            made = [picture.image for picture in system.by_components(original, dimensions)]
             cells += [*made, fit(original, made[0].size)]
             progress(count, len(images))
     settings = {"source": [path.name for path in images], "dimensions": dimensions}

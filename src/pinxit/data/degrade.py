@@ -34,17 +34,20 @@ def degraded(pixels: Tensor, factor: int, damage: Damage, rng: np.random.Generat
 
 
 def bsr(pixels: Tensor, factor: int, rng: np.random.Generator) -> Tensor:
-    """The light degradation of latent diffusion (Zhang et al. 2021; Rombach et al. 2022, section 4.4): blurs, a change
-    of size, noise and JPEG in random order, then JPEG again.
+    """The degradation of Zhang et al. 2021 as latent diffusion has it (Rombach et al. 2022, section 4.4: "light"):
+    a blur, a change of size, noise and JPEG in random order, then JPEG again. Its two changes of size are one here.
     """
     size = [side // factor for side in pixels.shape[1:]]
     if factor > 2 and rng.random() < 0.25:
-        pixels = F.avg_pool2d(pixels, 2)
+        pixels, factor = F.avg_pool2d(pixels, 2), factor // 2
 
     def blur() -> None:
         nonlocal pixels
-        one, other = rng.uniform(0.1, 0.6, 2) * float(pixels.shape[1] / size[0])  # in what are pixels at last
-        pixels = blurred(pixels, gaussian(7, one, other if rng.random() < 0.5 else one, rng.uniform(0, np.pi)))
+        if rng.random() < 0.5:
+            one, other = np.sqrt(rng.uniform(0, 1 + factor / 4, 2))  # variances
+        else:
+            one = other = rng.uniform(0, 0.5 + factor / 20)
+        pixels = blurred(pixels, gaussian(int(rng.choice([5, 7])), one, other, rng.uniform(0, np.pi)))
 
     def resize() -> None:
         nonlocal pixels
@@ -67,8 +70,8 @@ def bsr(pixels: Tensor, factor: int, rng: np.random.Generator) -> Tensor:
         if rng.random() < 0.9:
             pixels = _jpeg(pixels, rng)
 
-    for index in rng.permutation(5):
-        (blur, blur, resize, add_noise, compress)[index]()
+    for index in rng.permutation(4):
+        (blur, resize, add_noise, compress)[index]()
     return _jpeg(pixels, rng)
 
 

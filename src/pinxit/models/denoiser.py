@@ -55,7 +55,10 @@ class DenoiserConfig:
 
     def __post_init__(self) -> None:
         if self.reads and (self.text or not self.embedding):
-            raise PinxitError("reads goes with embedding, those of the same CLIP, and instead of text.")
+            raise PinxitError(
+                f"reads={self.reads} with embedding={self.embedding} and text={self.text}: a network that reads by "
+                "CLIP draws of its embeddings, and has no text of its own."
+            )
         tokens = self.text.width if self.text else self.unet.told if self.embedding else None
         wanted: dict[str, Any] = {
             "beside": 3 * bool(self.low) + 4 * self.known,

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pinxit.errors import PinxitError
 from pinxit.nn.transformer import Transformer, initialize_residual
 
 
@@ -31,6 +32,12 @@ class TextEncoderConfig:
     Which colour is whose is then there to be looked at. Attention takes very long to learn that from the errors of
     pictures: nothing is gained until it both blends words and looks for what it has blended.
     """
+
+    def __post_init__(self) -> None:
+        if self.token_shift and self.width % 4:
+            raise PinxitError(
+                f"token_shift exchanges quarters of a width, and {self.width} has none: give a multiple of 4."
+            )
 
 
 class TextEncoder(nn.Module):

@@ -153,7 +153,7 @@ def dalle2() -> Pipeline:
 
 
 def dalle2_tiny() -> Pipeline:
-    """The same at 32 pixels, in a minute or two."""
+    """The same from 32 pixels to 128, in a minute or two."""
     whole = dalle2()
     return replace(
         whole,

@@ -91,6 +91,13 @@ class Example:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
         """Draws a crop, a caption, a mask, and how noisy the small picture is."""
+        if self.low and min(sample.image.size) < self.pixels.size:
+            high, wide = sample.image.height, sample.image.width
+            raise BadSample(
+                sample.key,
+                "too-small",
+                f"{sample.key!r} is {wide} x {high} pixels; to learn to enlarge takes {self.pixels.size} a side.",
+            )
         made = self.pixels(sample, rng)
         if isinstance(self.words, Texts):
             made["ids"] = self.words.ids(sample, rng)
@@ -98,13 +105,13 @@ class Example:
             made["labels"] = self.words.ids(sample, rng)[0]
         if self.low:
             factor = made["pixels"].shape[-1] // self.low
-            small = degraded(made["pixels"], factor, self.low_damage, rng)
             if self.window < 1:
-                side = max(1, round(self.window * self.low))
-                top, left = rng.integers(0, self.low - side + 1, 2)
-                small = small[:, top : top + side, left : left + side]
-                own = [slice(factor * start, factor * (start + side)) for start in (top, left)]
+                side = round(self.window * self.low)
+                own = [
+                    slice(factor * start, factor * (start + side)) for start in rng.integers(0, self.low - side + 1, 2)
+                ]
                 made["pixels"] = made["pixels"][:, own[0], own[1]].contiguous()
+            small = degraded(made["pixels"], factor, self.low_damage, rng)
             if self.low_noise is not None:
                 noise = torch.from_numpy(rng.standard_normal(small.shape, np.float32))
                 made["low_level"] = torch.tensor(rng.uniform(0, self.low_noise), dtype=torch.float32)
@@ -118,9 +125,9 @@ class Example:
 class Seen(nn.Module):
     """What the loss is about, with the embeddings that a frozen CLIP has of the pictures, but for some left out."""
 
-    def __init__(self, clip: CLIPSystem, dropout: float) -> None:
+    def __init__(self, clip: CLIPSystem, dropout: float, *, unit: bool) -> None:
         super().__init__()
-        self.clip, self.dropout = clip.clip, dropout
+        self.clip, self.dropout, self.unit = clip.clip, dropout, unit
 
     def forward(self, batch: Batch, training: bool) -> tuple[Tensor, Asked]:
         """A batch -> its pixels, and what is asked, without some embeddings in training."""
@@ -128,7 +135,7 @@ class Seen(nn.Module):
         with torch.no_grad():
             side = self.clip.config.vision.size
             seen = pixels if pixels.shape[-1] == side else F.interpolate(pixels, side, mode="bicubic", antialias=True)
-            embedding = self.clip.encode_image(seen)
+            embedding = self.clip.encode_image(seen, unit=self.unit)
             if training:
                 embedding = embedding * (torch.rand(len(embedding), 1, device=embedding.device) >= self.dropout)
         return pixels, replace(asked, embedding=embedding)
@@ -189,6 +196,7 @@ def build_denoiser(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
     config, data = recipe.model, recipe.data
     assert isinstance(config, DenoiserConfig)
     assert isinstance(data, DrawingDataConfig)
+    _check_window(config, data.window)
     training, held = hold_back(pairs, data.validation)
     words = words_of(data, config.text, pairs, training, held)
     if words.text:
@@ -200,7 +208,7 @@ def build_denoiser(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
     if config.embedding:
         clip = CLIPSystem.from_checkpoint(context.model("clip"), torch.device("cpu"))
         config = replace(config, embedding=clip.shape[0])
-        given, said["clip"] = Seen(clip, data.embedding_dropout), clip.fingerprint
+        given, said["clip"] = Seen(clip, data.embedding_dropout, unit=config.unit), clip.fingerprint
     network = Denoiser(config)
     if "start" in context.parts:
         _start(network, context.model("start"))
@@ -232,6 +240,24 @@ def build_denoiser(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
         validation=validation,
         tokenizer=words.tokenizer,
     )
+
+
+def _check_window(config: DenoiserConfig, window: float) -> None:
+    """Raises PinxitError where a network cannot learn from parts of pictures, or from such."""
+    if window == 1:
+        return
+    unet = config.unet
+    if not config.low or unet.attention or unet.middle or unet.positions or config.embedding or config.known:
+        raise PinxitError(
+            f"data.window={window}: parts of pictures are for a network that enlarges, without attention, positions or "
+            "what it knows of whole pictures. Give 1."
+        )
+    side = round(window * config.low) * (unet.size // config.low)
+    if not 0 < window < 1 or side < 1 or side % unet.factor:
+        raise PinxitError(
+            f"data.window={window} makes parts of {side} of {unet.size} pixels; give a share whose parts are a "
+            f"multiple of {unet.factor}."
+        )
 
 
 def _start(network: Denoiser, folder: Path) -> None:

@@ -151,6 +151,8 @@ def build_prior(recipe: Recipe, context: Context, encoded: Encoded) -> Run:
     data, made = recipe.data, prepared(context, recipe.data, encoded)
     known, model = made.clip.clip.config, recipe.model
     assert isinstance(model, PriorConfig)
+    if not model.unit:
+        raise PinxitError("model.unit=false is for public weights: embeddings are kept at length 1. Leave it true.")
     config = replace(model, embedding=known.width, length=known.text.length, text_width=known.text.width)
     prior = Prior(config)
     prior.mean.copy_(made.rows.mean(0))

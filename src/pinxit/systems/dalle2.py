@@ -278,7 +278,7 @@ class DALLE2System(System):
         z, noise = self.take_apart(several, chosen)
         return self.paint_embeddings(z, [seed] * len(several), chosen, noise=noise, progress=progress)
 
-    def partial(
+    def by_components(
         self,
         image: Image.Image,
         dimensions: Sequence[int],

@@ -109,9 +109,11 @@ class NoiseDrawer:
         network = Denoiser(from_config(DenoiserConfig, config.get("config", {})))
         load_network(folder, "denoiser", network)
         made = cls.ready(network, device)
-        made.enlarging = made.enlarging._replace(**config.get("enlarging", {}))
+        made.enlarging = _read_drawing(folder, config.get("enlarging", {}), made.enlarging)
         if (folder / "last").exists():
             made.last = cls.from_checkpoint(folder / "last", device)
+            if made.last.config != network.config:
+                raise PinxitError(f"{folder / 'last'} is of another shape than the network whose last step it takes.")
         return made
 
     def quicken(self, *, bf16: bool = False, compile: bool = False) -> None:
@@ -255,6 +257,14 @@ class NoiseDrawer:
                 return self._forward(x, times, guide).float()
 
         return self.process.denoiser(network)
+
+
+def _read_drawing(folder: Path, told: Any, otherwise: Drawing) -> Drawing:
+    """What config.json says of how a network that enlarges is drawn by."""
+    kinds = {"sampler": str, "steps": int, "temperature": float}
+    if not isinstance(told, dict) or any(not isinstance(value, kinds.get(name, ())) for name, value in told.items()):
+        raise PinxitError(f"{folder / 'config.json'}: enlarging={told}. Allowed are {', '.join(kinds)}.")
+    return otherwise._replace(**told)
 
 
 def _ending(denoise: Denoise, last: Denoise, level: Level) -> Denoise:

@@ -82,7 +82,8 @@ KINDS = {
     "adm": Kind(DIFFUSION, ("generate", "edit")),
     "glide": Kind(DIFFUSION, ("generate", "edit")),
     "dalle2": Kind(
-        "pinxit.systems.dalle2:DALLE2System", ("generate", "edit", "vary", "blend", "restyle", "reconstruct", "partial")
+        "pinxit.systems.dalle2:DALLE2System",
+        ("generate", "edit", "vary", "blend", "restyle", "reconstruct", "by_components"),
     ),
     "gan": Kind("pinxit.systems.gan:GANSystem", ("generate",)),
     **{kind: Kind("pinxit.systems.codec:Codec", CODEC) for kind in ("palette", "vae", "vqvae", "dvae", "vqgan")},
