@@ -204,12 +204,14 @@ def glide_tiny() -> Pipeline:
 
 
 def glide_scenes() -> Pipeline:
-    """On drawn scenes, whose truth is known, within 90 minutes on two cores."""
+    """On drawn scenes, whose truth is known, in about 90 minutes on two cores."""
     base = glide_base()
     return replace(
         glide(),
         name="glide-scenes",
         summary="GLIDE on drawn scenes of shapes, to be judged by how it follows the text.",
+        hours=1.6,
+        expected="90 % of held-in prompts followed at guidance 3",
         stages={
             "base": replace(
                 base,
