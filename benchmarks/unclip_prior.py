@@ -128,7 +128,8 @@ def main() -> None:
                     works[name] = run
             took = turns(works, rounds)
             told = ", ".join(f"{name} {BATCH / seconds:.1f}/s" for name, seconds in took.items())
-            ratios = ", ".join(f"{seconds / took['pinxit']:.2f}x of {name}" for name, seconds in took.items())
+            others = {name: seconds / took["pinxit"] for name, seconds in took.items() if name != "pinxit"}
+            ratios = ", ".join(f"{ratio:.2f}x of {name}" for name, ratio in others.items()) or "alone"
             print(f"{kind}, {'bf16' if bf16 else 'float32'}: {told}; ours is {ratios}", flush=True)
 
 
