@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -449,11 +448,8 @@ def _diffusers(folder: Path) -> Mapping[str, Any] | None:
 
 
 def _json(file: Path) -> Mapping[str, Any]:
-    """What a config says; nothing where there is none that can be read."""
-    try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    """What a config says; nothing where there is none."""
+    said = from_clip.read_json(file)
     return said if isinstance(said, dict) else {}
 
 

@@ -110,7 +110,7 @@ def is_openai(state: Mapping[str, Tensor]) -> bool:
 
 def described(folder: Path) -> Mapping[str, Any] | None:
     """The config.json of a CLIP of transformers."""
-    found = _json(folder / "config.json")
+    found = read_json(folder / "config.json")
     whole = isinstance(found, dict) and found.get("model_type") == "clip" and "text_config" in found
     return found if whole else None
 
@@ -126,7 +126,7 @@ def openai(state: Mapping[str, Tensor], folder: Path) -> Found:
     plain = _bare(state)
     if "visual.proj" not in plain:
         raise PinxitError("This CLIP looks at pictures through another network than a vision transformer.")
-    told = _json(folder / "open_clip_config.json") or {}
+    told = read_json(folder / "open_clip_config.json") or {}
     model, pixels = told.get("model_cfg", {}), told.get("preprocess_cfg", {})
     _refuse_other_towers(model)
     heads = int(model.get("vision_cfg", {}).get("head_width", HEAD))
@@ -160,7 +160,7 @@ def transformers(told: Mapping[str, Any], state: Mapping[str, Tensor], texts: Pa
             f"hidden_act={' and '.join(sorted(activations))}: read are gelu and quick_gelu, one for both."
         )
     ours.setdefault("logit_scale", torch.tensor(100.0).log())  # as all published ones have it
-    pixels = _json(pictures / "preprocessor_config.json") or {}
+    pixels = read_json(pictures / "preprocessor_config.json") or {}
     config = _config(
         ours,
         heads=(int(vision.get("num_attention_heads", 12)), int(text.get("num_attention_heads", 8))),
@@ -279,10 +279,11 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
     )
 
 
-def _json(file: Path) -> Any:
+def read_json(file: Path) -> Any:
+    """What a config beside weights says; None where there is none."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as fault:
         raise PinxitError(f"{file} cannot be read as JSON: {fault}.") from fault

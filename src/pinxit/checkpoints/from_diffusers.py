@@ -314,13 +314,15 @@ def _denoiser(config: DenoiserConfig, state: Mapping[str, Tensor]) -> dict[str, 
 def unet_weights(unet: UNet, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Those of diffusers' UNet2DModel and UNet2DConditionModel, for a U-Net of the same shape."""
     ours: dict[str, Tensor] = {}
-    places = _unet_places(unet)
+    places, left = _unet_places(unet), dict(state)
     for name in unet.state_dict():
         place, _, kind = name.rpartition(".")
         if several := LOOKS.get(place.rpartition(".")[2]):
-            ours[name] = torch.cat([state[f"{places[place]}.{part}.{kind}"] for part in several])
+            ours[name] = torch.cat([left.pop(f"{places[place]}.{part}.{kind}") for part in several])
         else:
-            ours[name] = state[f"{places[place]}.{kind}"]
+            ours[name] = left.pop(f"{places[place]}.{kind}")
+    if left:
+        raise PinxitError(f"This U-Net has {min(left)}, which is not known here: it is of another kind than unCLIP's.")
     return ours
 
 
