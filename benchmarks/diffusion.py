@@ -1,20 +1,25 @@
-"""The U-Net beside diffusers', of the same shape, taking turns in one run; and what drawing costs beyond the network.
+"""The U-Net beside diffusers', of the same shape, taking turns; and what drawing costs beyond the network.
 
-    python benchmarks/diffusion.py                  # forward, training step, sampling loop
-    python benchmarks/diffusion.py --memory         # peak memory of each, in processes of their own
+    python benchmarks/diffusion.py
 
 Channels 128, 256, 512 at 32x32 of 4 channels, attention at 16x16 and below with 77 tokens of 256 joined, in batches
-of 8. Heads are 64 channels wide as in ADM, or 8, which is diffusers' default.
+of 8. Heads are 64 channels wide as in ADM, or 8, which is diffusers' default. Every peer runs in a process of its own:
+
+- pinxit as it draws and trains: weights in bfloat16 for drawing, channels last, memory kept, fused AdamW;
+- diffusers, told all of that;
+- diffusers as it comes: autocast, channels first, PyTorch's defaults.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -29,7 +34,7 @@ from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
 from pinxit.training.memory import keep_freed_memory
 
 BATCH, LENGTH, WIDTH = 8, 77, 256
-PEERS = ("pinxit", "diffusers")
+PEERS = ("pinxit", "diffusers told", "diffusers as it comes")
 
 
 def network(peer: str, heads: int) -> tuple[Any, Callable[..., Any]]:
@@ -67,18 +72,24 @@ def narrow(shape: UNetConfig, width: int) -> UNet:
     return unet
 
 
-def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def inputs() -> list[Tensor]:
     """Noisy values, times, tokens, and what is added to the embedding of the time."""
     x = torch.randn(BATCH, 4, 32, 32).contiguous(memory_format=torch.channels_last)
-    return x, torch.randint(0, 1000, (BATCH,)), torch.randn(BATCH, LENGTH, WIDTH), torch.randn(BATCH, 512)
+    return [x, torch.randint(0, 1000, (BATCH,)), torch.randn(BATCH, LENGTH, WIDTH), torch.randn(BATCH, 512)]
 
 
 def work(peer: str, heads: int, kind: str, bf16: bool) -> Callable[[], None]:
     """What is timed."""
-    net, ask = network(peer, heads)
-    net.to(memory_format=torch.channels_last)
-    given = inputs()
-    optimizer = torch.optim.AdamW(net.parameters(), 1e-4, fused=True)
+    net, ask = network(peer.partition(" ")[0], heads)
+    given, fused = inputs(), True
+    if peer == "diffusers as it comes":
+        given, fused = [value.contiguous() for value in given], False
+    else:
+        net.to(memory_format=torch.channels_last)
+        keep_freed_memory()
+    if kind == "forward" and bf16 and fused:
+        net, given = net.bfloat16(), [v.bfloat16() if v.is_floating_point() else v for v in given]
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-4, fused=fused)
 
     def forward() -> None:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -94,16 +105,46 @@ def work(peer: str, heads: int, kind: str, bf16: bool) -> Callable[[], None]:
     return forward if kind == "forward" else step
 
 
-def turns(works: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """The median seconds of each; they take turns, so that a neighbour's load hits all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for number in range(rounds + 1):
-        for name, run in works.items():
-            start = time.perf_counter()
-            run()
-            if number:  # the first one warms up
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+WARM = {"forward": 2, "train": 4}
+"""Rounds until memory and kernels have settled."""
+
+
+def serve(peer: str, heads: int, kind: str, bf16: bool) -> None:
+    """Works each time that a line comes in, and tells the seconds and the MiB held at most."""
+    run = work(peer, heads, kind, bf16)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        run()
+        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(time.perf_counter() - start, held, flush=True)
+
+
+def turns(heads: int, kind: str, bf16: bool, rounds: int) -> dict[str, tuple[float, float]]:
+    """The median seconds of each peer, and its MiB; they take turns, so that a neighbour's load hits all alike."""
+    seconds: dict[str, list[float]] = {peer: [] for peer in PEERS}
+    held: dict[str, float] = {}
+    with ExitStack() as stack:
+        own = [str(heads), kind, str(int(bf16))]
+        served = {
+            peer: stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, __file__, "--serve", peer, *own],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for peer in PEERS
+        }
+        for number in range(WARM[kind] + rounds):
+            for peer, process in served.items():
+                assert process.stdin
+                assert process.stdout
+                print("go", file=process.stdin, flush=True)
+                took, held[peer] = map(float, process.stdout.readline().split())
+                if number >= WARM[kind]:
+                    seconds[peer].append(took)
+    return {peer: (statistics.median(seconds[peer]), held[peer]) for peer in PEERS}
 
 
 def overhead(steps: int, rounds: int) -> float:
@@ -130,33 +171,28 @@ def overhead(steps: int, rounds: int) -> float:
     return statistics.median(shares)
 
 
-def peak(peer: str, kind: str) -> float:
-    """MiB that a process of its own needs at most, for three rounds in bf16."""
-    code = (
-        f"import diffusion, resource; run = diffusion.work({peer!r}, 64, {kind!r}, True); [run() for _ in range(3)]; "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
-    )
-    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=sys.path[0])
-    return float(told.stdout.split()[-1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--serve", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.memory:
-        for kind in ("forward", "train"):
-            print(f"{kind}, bf16: " + ", ".join(f"{peer} {peak(peer, kind):.0f} MiB" for peer in PEERS))
+    if given.serve:
+        peer, heads, kind, bf16 = given.serve
+        serve(peer, int(heads), kind, bf16 == "1")
         return
-    keep_freed_memory()
-    print("| work | heads | precision | pinxit | diffusers | ratio |\n|---|---|---|---|---|---|")
-    for kind in ("forward", "train"):
+    print("| work | heads | precision | pictures/s: " + " | ".join(PEERS) + " | ratios | MiB |")
+    print("|---|---|---|---|---|---|---|---|")
+    for kind in WARM:
         for heads in (64, 8):
             for bf16 in (False, True):
-                took = turns({peer: work(peer, heads, kind, bf16) for peer in PEERS}, given.rounds)
-                a, b = (BATCH / took[peer] for peer in PEERS)
-                print(f"| {kind} | {heads} | {'bf16' if bf16 else 'float32'} | {a:.2f} | {b:.2f} | {a / b:.2f} |")
+                told = turns(heads, kind, bf16, given.rounds).values()
+                own = next(iter(told))[0]
+                speeds = " | ".join(f"{BATCH / took:.2f}" for took, _ in told)
+                ratios = ", ".join(f"{took / own:.2f}" for took, _ in list(told)[1:])
+                held = ", ".join(f"{mib:.0f}" for _, mib in told)
+                print(
+                    f"| {kind} | {heads} | {'bf16' if bf16 else 'float32'} | {speeds} | {ratios} | {held} |", flush=True
+                )
     print(f"drawing beyond the network: {overhead(20, 3):.2%} of its time")
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from pinxit.errors import PinxitError
-from pinxit.nn.attention import Attention, Cache
+from pinxit.nn.attention import PLAIN_UP_TO, Attention, Cache, attend
 
 WIDTH, HEADS = 12, 3
 
@@ -136,6 +136,20 @@ def test_gradients_are_those_of_the_formula_at_any_length(n: int, masked: bool) 
     (ours,) = torch.autograd.grad((found * goal).sum(), weight)
     (theirs,) = torch.autograd.grad((explicit(attention, x, mask=mask) * goal).sum(), weight)
     torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=1e-9)
+
+
+@pytest.mark.parametrize("m", [9, PLAIN_UP_TO + 1])
+@pytest.mark.parametrize("how", ["everywhere", "causal", "masked"])
+def test_in_bfloat16_it_is_float32_rounded(m: int, how: str) -> None:
+    q, k, v = (torch.randn(2, 3, length, 4, requires_grad=True) for length in (5, m, m))
+    mask = torch.rand(2, 1, 5, m) < 0.5 if how == "masked" else None
+    goal = torch.randn(2, 3, 5, 4)
+    outcomes = []
+    for dtype in (torch.float32, torch.bfloat16):
+        out = attend(q.to(dtype), k.to(dtype), v.to(dtype), mask, how == "causal").float()
+        outcomes.append((out, *torch.autograd.grad((out * goal).sum(), (q, k, v))))
+    for exact, rounded in zip(*outcomes, strict=True):
+        assert (rounded - exact).norm() < 0.02 * exact.norm()
 
 
 def test_layers_keep_apart_in_one_cache(attention: Attention, x: Tensor) -> None:

@@ -56,9 +56,9 @@ def test_sampling_through_a_compiled_step_is_the_same(
         assert torch.equal(*drawn)
 
 
-@pytest.mark.slow
-def test_passes_without_a_cache_are_the_same() -> None:
+@pytest.mark.parametrize("rows", [pytest.param(2, marks=pytest.mark.slow), 8])  # 8 are enough for oneDNN's own linears
+def test_passes_without_a_cache_are_the_same(rows: int) -> None:
     torch.compiler.reset()
     network = network_of(replace(CONFIG, order="masked", predicts_condition=False))
-    text, image = torch.randint(20, (2, 4)), torch.randint(17, (2, 12))
+    text, image = torch.randint(20, (rows, 4)), torch.randint(17, (rows, 12))
     torch.testing.assert_close(compiled(network)(text, image)[1], network(text, image)[1], atol=1e-5, rtol=1e-5)

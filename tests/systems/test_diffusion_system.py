@@ -91,6 +91,53 @@ def test_the_prompt_guidance_and_what_it_leads_away_from_matter() -> None:
         system.generate("a red star", 1, steps=2000)
 
 
+SEES = replace(UNET, attention=(8,), tokens=32, groups=16)
+SHOWN = torch.linspace(-1, 1, 2 * 3 * 16 * 16).view(2, 3, 16, 16)
+IDS = torch.arange(16).view(2, 8)
+VECTORS = torch.linspace(-1, 1, 2 * 5 * 12).sin().view(2, 5, 12)
+QUICK: dict[str, tuple[DenoiserConfig, Asked]] = {
+    "classes": (DenoiserConfig(UNET, COSINE, classes=3), Asked(labels=torch.arange(2))),
+    "text": (
+        DenoiserConfig(replace(SEES, looks="cross", positions=True), COSINE, text=TEXT),
+        Asked(ids=IDS),
+    ),
+    "a part": (
+        DenoiserConfig(SEES, COSINE, text=TEXT, known=True),
+        Asked(ids=IDS, known=SHOWN, mask=torch.eye(16).expand(2, 1, 16, 16)),
+    ),
+    "a small picture": (
+        DenoiserConfig(replace(UNET, size=32), COSINE, low=16, low_noise=True),
+        Asked(low=SHOWN, low_level=torch.zeros(2)),
+    ),
+    "an embedding and a text read by CLIP": (
+        DenoiserConfig(SEES, COSINE, embedding=8, reads=12),
+        Asked(
+            embedding=VECTORS[:, 0, :8],
+            read=VECTORS,
+            read_mask=torch.ones(2, 5, dtype=torch.bool),
+            read_embedding=VECTORS[:, 1, :8],
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("told", QUICK)
+def test_weights_in_bfloat16_draw_as_autocast_does_and_can_go_back(told: str) -> None:
+    config, asked = QUICK[told]
+    drawer = make_drawer(config)
+
+    def draw() -> Tensor:
+        return drawer.draw(asked, (0, 1), Drawing("ddim", 4))
+
+    exact = draw()
+    drawer.bf16 = True  # over weights in float32
+    rounded = (draw() - exact).norm()
+    drawer.quicken(bf16=True)
+    assert 0 < (draw() - exact).norm() < 1.5 * rounded
+    drawer.quicken()
+    assert torch.equal(draw(), exact)
+
+
 def test_clip_chooses() -> None:
     system = make_glide(clip=True)
     made = system.generate("a red star", 2, rerank=5, steps=2)

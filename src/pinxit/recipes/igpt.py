@@ -34,7 +34,7 @@ def igpt_transformer() -> Recipe:
         hardware="2 cores",
         hours=None,
         expected=UNMEASURED,
-        model=replace(SIZES["igpt-s"], grid=(SIDE, SIDE), width=192, depth=6, heads=6),
+        model=replace(SIZES["igpt-s"], grid=(SIDE, SIDE), width=192, depth=6, heads=3),
         objective=NextTokenConfig(),
         data=CodesDataConfig(),
         optimizer=OptimizerConfig(lr=2e-3, betas=(0.9, 0.95), matrices="muon", weight_decay=0.01, warmup=300),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -88,7 +89,9 @@ class NoiseDrawer:
         self.process = Process(network.config.process)
         self.enlarging = Drawing("ddim", self.few_steps, temperature=CALM)
         self.bf16 = False
-        self._forward: Callable[[Tensor, Tensor, Guide], Tensor] = self.network.drawing
+        self._twin = network
+        """What draws in the place of `network`, where it is faster."""
+        self._forward: Callable[[Tensor, Tensor, Guide], Tensor] = network.drawing
 
     @classmethod
     def ready(cls, network: Denoiser, device: torch.device) -> NoiseDrawer:
@@ -121,8 +124,9 @@ class NoiseDrawer:
         self.bf16 = bf16
         if compile:
             check_compiler(self.device)
-        drawing = self.network.drawing
-        self._forward = torch.compile(drawing, dynamic=False) if compile else drawing
+        # Autocast alone would convert all weights anew in every pass.
+        self._twin = copy.deepcopy(self.network).bfloat16() if bf16 else self.network
+        self._forward = torch.compile(self._twin.drawing, dynamic=False) if compile else self._twin.drawing
         if self.last:
             self.last.quicken(bf16=bf16, compile=compile)
 
@@ -253,7 +257,7 @@ class NoiseDrawer:
         def network(x: Tensor, times: Tensor) -> Tensor:
             nonlocal guide
             with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                guide = guide or self.network.guide(asked)
+                guide = guide or self._twin.guide(asked)
                 return self._forward(x, times, guide).float()
 
         return self.process.denoiser(network)
