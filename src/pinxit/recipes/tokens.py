@@ -186,7 +186,8 @@ def build_prior(recipe: Recipe, context: Context, encoded: Encoded, *, codec: st
     network = PRIORS[kind].network(asked.config)
 
     def paint() -> Image.Image:
-        settings = Settings(**{**DEFAULTS, "top_p": 0.95})
+        # On a plain ground the pixel that begins a thing is always among the least likely, so a palette needs all.
+        settings = Settings(**{**DEFAULTS, "top_p": None if draws.kind == "palette" else 0.95})
         codes = TokenDrawer(network).draw(asked.previews, range(len(asked.previews)), settings)
         return grid(draws.decode(codes.cpu()), 8)
 
