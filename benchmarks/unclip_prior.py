@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import statistics
 import sys
+import time
 import types
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion import turns
 from pinxit.models.prior import Prior, PriorConfig, Read
 from pinxit.objectives.denoising import Denoising, DenoisingConfig
 from pinxit.training.memory import keep_freed_memory
@@ -107,6 +108,18 @@ def work(contender: Callable[[], Asks], kind: str, bf16: bool) -> Callable[[], N
     if kind == "training":
         return step if loss is not None else None
     return run
+
+
+def turns(works: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """The median seconds of each; they take turns, so that a neighbour's load hits all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(rounds + 1):
+        for name, run in works.items():
+            start = time.perf_counter()
+            run()
+            if number:  # the first one warms up
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from tests.recipes.hasty import HASTY_SOURCE, hasty_dalle1
 
 import pinxit
+from pinxit.checkpoints import catalogue
 from pinxit.checkpoints.files import fingerprint, read_config, read_tensors
 from pinxit.data.images import WHITE
 from pinxit.data.pairs import open_pairs
@@ -27,6 +28,7 @@ from pinxit.recipes.overrides import override
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Context, Recipe
 from pinxit.recipes.tokens import TokensStage, Versions
+from pinxit.systems.clip import load_clip
 from pinxit.systems.codec import Codec
 from pinxit.systems.token_system import TokenSystem
 from pinxit.text.tokenizer import Tokenizer
@@ -58,6 +60,30 @@ def test_the_pipeline_ends_in_a_model_that_draws(dalle1_run: Path) -> None:
     for part in ("dvae", "clip", "transformer"):
         tensors = read_tensors(dalle1_run / "model" / part, part)
         assert {value.dtype for value in tensors.values() if value.is_floating_point()} == {torch.float16}
+
+
+def test_a_part_of_a_shipped_model_is_shared_and_not_copied(
+    dalle1_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "SHIPPED", tmp_path / "shipped")
+    shutil.copytree(dalle1_run / "model", tmp_path / "shipped" / "first")
+    sharing = replace(hasty_dalle1().stages["model"], shared={"clip": "first"})  # type: ignore[type-var]
+    parts = {"dvae": f"{dalle1_run / 'dvae'}", "clip": "first", "transformer": f"{dalle1_run / 'transformer'}"}
+    context = Context(HASTY_SOURCE, tmp_path / "second", parts=parts)
+    sharing.run(context)
+    assert sharing.done(context)
+    assert {path.name for path in context.out.iterdir()} == {"config.json", "README.md", "dvae", "transformer"}
+    drawn, whole = (
+        pinxit.load(name, "cpu").generate("a red circle", 2, seed=1, rerank=3) for name in (context.out, "first")
+    )
+    assert [picture.score for picture in drawn] == [picture.score for picture in whole]
+    assert load_clip(context.out, "cpu").fingerprint == load_clip("first", "cpu").fingerprint
+
+    with pytest.raises(PinxitError, match="The clip is not that of first: give --part clip=first"):
+        sharing.run(replace(context, parts={**parts, "clip": f"{dalle1_run / 'clip'}"}))
+    monkeypatch.setattr(catalogue, "SHIPPED", tmp_path)
+    with pytest.raises(PinxitError, match="shares its clip with 'first', which is none of the models of this package"):
+        pinxit.load(context.out, "cpu")
 
 
 def test_the_parts_are_models_by_themselves(dalle1_run: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
 
-from pinxit.checkpoints.files import settled
+from pinxit.checkpoints.files import read_config, settled
 from pinxit.errors import PinxitError, unknown
 
 DEFAULT = "dalle1-emoji"
@@ -64,6 +64,22 @@ def find(name: str | Path) -> Found:
     inside = sorted({str(config.parent) for part in ("*", "*/model") for config in folder.glob(f"{part}/config.json")})
     hint = f" Checkpoints below it: {', '.join(inside)}." if inside else ""
     raise PinxitError(f"{text!r} is no checkpoint: it holds neither config.json nor model/config.json.{hint}")
+
+
+def part(folder: Path, name: str) -> Path:
+    """The folder of a system's part, if there is one: its own, or that of the shipped model that it is shared with.
+
+    Raises PinxitError where that model is none of this package's.
+    """
+    owner = (read_config(folder).get("shared") or {}).get(name)
+    if owner is None:
+        return folder / name
+    if owner not in shipped():
+        raise PinxitError(
+            f"{folder / 'config.json'} shares its {name} with {owner!r}, which is none of the models of this package "
+            f"({', '.join(shipped())}). Upgrade pinxit to open it."
+        )
+    return shipped()[owner] / name
 
 
 def fetch(address: str, files: Sequence[str]) -> Path:

@@ -10,7 +10,15 @@ from typing import Any, ClassVar, cast
 
 import torch
 
-from pinxit.checkpoints.files import read_config, read_tensors, replace_folder, write_config, write_tensors
+from pinxit.checkpoints import catalogue
+from pinxit.checkpoints.files import (
+    fingerprint,
+    read_config,
+    read_tensors,
+    replace_folder,
+    write_config,
+    write_tensors,
+)
 from pinxit.errors import PinxitError, unknown
 from pinxit.recipes.recipe import Context
 from pinxit.systems.system import Settings, check, system_class
@@ -30,9 +38,11 @@ class ModelStage:
     """Of the system that the parts make."""
     parts: tuple[str, ...] = ("dvae", "clip", "transformer")
     """The stages whose products go in, each under its name."""
+    shared: Mapping[str, str] = field(default_factory=dict)
+    """Parts that stay in a shipped model, by its name, and are not copied."""
     summary: str = "Put all parts into one folder."
 
-    settings: ClassVar[tuple[str, ...]] = ("defaults", "licence")
+    settings: ClassVar[tuple[str, ...]] = ("defaults", "licence", "shared")
 
     def __post_init__(self) -> None:
         known = system_class(self.kind).takes(self.kind)
@@ -58,7 +68,8 @@ class ModelStage:
                 write_config(partial, {"kind": self.kind, "parts": list(folders), **self._said(context)})
                 (partial / "README.md").write_text(self._card(context), encoding="utf-8")
                 for part, folder in folders.items():
-                    _copy_part(folder, partial / part)
+                    if part not in self.shared:
+                        _copy_part(folder, partial / part)
         context.world.wait()
 
     def _card(self, context: Context) -> str:
@@ -69,7 +80,15 @@ class ModelStage:
 
     def _said(self, context: Context) -> dict[str, Any]:
         made_from = {part: context.fingerprint(part) for part in self.parts}
-        return {"defaults": dict(self.defaults), "licence": self.licence, "made_from": made_from}
+        for part, owner in self.shared.items():
+            if part not in made_from:
+                raise unknown("part to share", part, self.parts)
+            if owner not in catalogue.shipped():
+                raise unknown("shipped model", owner, catalogue.shipped())
+            if made_from[part] != fingerprint(catalogue.shipped()[owner] / part):
+                raise PinxitError(f"The {part} is not that of {owner}: give --part {part}={owner}, or share nothing.")
+        shared = {"shared": dict(self.shared)} if self.shared else {}
+        return {"defaults": dict(self.defaults), "licence": self.licence, "made_from": made_from, **shared}
 
 
 def _copy_part(source: Path, target: Path) -> None:

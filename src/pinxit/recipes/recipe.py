@@ -131,7 +131,8 @@ class Context:
     def model(self, name: str) -> Path:
         """The finished checkpoint of another stage; `--part` may name any model for it, or a system that holds one."""
         folder = catalogue.find(self.parts[name] if name in self.parts else self.part(name)).folder
-        return folder / name if (folder / name / "config.json").is_file() else folder
+        inside = catalogue.part(folder, name)
+        return inside if (inside / "config.json").is_file() else folder
 
     def fingerprint(self, name: str) -> str:
         """What tells the product of another stage from any other: its shape and its very weights."""

@@ -265,7 +265,7 @@ def load_clip(name: str | Path, device: str | torch.device | None = None) -> CLI
     folder = found.folder
     kind = read_config(folder)["kind"]
     if kind != CLIPSystem.kind:
-        folder = folder / CLIPSystem.kind
+        folder = catalogue.part(folder, CLIPSystem.kind)
         if not (folder / "config.json").is_file():
             raise PinxitError(f"{found.name} is of kind {kind} and has no CLIP in it. Give a model that has one.")
     system = CLIPSystem.from_checkpoint(folder, choose_device(device))

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from pinxit.checkpoints.catalogue import part
 from pinxit.checkpoints.files import read_config
 from pinxit.data.images import fit, opaque, to_pil, to_tensor
 from pinxit.diffusion.guidance import ALWAYS
@@ -99,20 +100,21 @@ class DALLE2System(System):
     @classmethod
     def from_checkpoint(cls, folder: Path, device: torch.device) -> Self:
         """Reads config.json and the parts: `clip/`, `decoder/` and, if there are, priors and those that enlarge."""
-        clip = CLIPSystem.from_checkpoint(folder / "clip", device)
-        networks = [folder / name for name in ("decoder", *LARGER) if name == "decoder" or (folder / name).exists()]
+        clip = CLIPSystem.from_checkpoint(part(folder, "clip"), device)
+        first = part(folder, "decoder")
+        networks = [first, *(path for name in LARGER if (path := part(folder, name)).exists())]
         for network in networks:
             check_clip(network, clip)
         decoder, *larger = (NoiseDrawer.from_checkpoint(network, device) for network in networks)
         return cls(
             clip,
             {
-                name: drawer.from_checkpoint(folder / part, clip)
-                for name, (part, drawer) in PRIORS.items()
-                if (folder / part).exists()
+                name: drawer.from_checkpoint(found, clip)
+                for name, (own, drawer) in PRIORS.items()
+                if (found := part(folder, own)).exists()
             },
             Cascade(decoder, *larger),
-            read_word_condition(folder / "decoder", decoder.config.text, None),
+            read_word_condition(first, decoder.config.text, None),
             read_defaults(folder, read_config(folder).get("defaults") or {}, DEFAULTS),
         )
 

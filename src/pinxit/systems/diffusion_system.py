@@ -16,6 +16,7 @@ from typing import Any, Self, Unpack, cast
 import torch
 from PIL import Image
 
+from pinxit.checkpoints.catalogue import part
 from pinxit.checkpoints.files import read_config
 from pinxit.data.images import to_pil
 from pinxit.diffusion.guidance import ALWAYS
@@ -68,9 +69,10 @@ class DiffusionSystem(System):
     def from_checkpoint(cls, folder: Path, device: torch.device) -> Self:
         """Reads config.json and the parts: `base/` and, if there are, those that enlarge, rerank and lead."""
         config = read_config(folder)
-        base = NoiseDrawer.from_checkpoint(folder / "base", device)
-        condition = read_word_condition(folder / "base", base.config.text, base.config.classes)
-        upsampler, clip = folder / "upsampler", folder / "clip"
+        first = part(folder, "base")
+        base = NoiseDrawer.from_checkpoint(first, device)
+        condition = read_word_condition(first, base.config.text, base.config.classes)
+        upsampler, clip = part(folder, "upsampler"), part(folder, "clip")
         judge = read_judge(folder, base.config.process, condition, device)
         known = defaults_of(config["kind"], upsampler=upsampler.exists(), judge=judge is not None)
         larger = [NoiseDrawer.from_checkpoint(upsampler, device)] if upsampler.exists() else []

@@ -9,6 +9,7 @@ from typing import Self, Unpack
 import torch
 from PIL import Image
 
+from pinxit.checkpoints.catalogue import part
 from pinxit.checkpoints.files import from_config, load_network, read_config
 from pinxit.data.images import to_pil
 from pinxit.models.gan import GANConfig, Generator
@@ -52,13 +53,13 @@ class GANSystem(System):
     @classmethod
     def from_checkpoint(cls, folder: Path, device: torch.device) -> Self:
         """Reads config.json and the parts: `generator/` and, if it is there, `clip/`."""
-        part, clip = folder / "generator", folder / "clip"
-        config = from_config(GANConfig, read_config(part).get("config", {}))
+        own, clip = part(folder, "generator"), part(folder, "clip")
+        config = from_config(GANConfig, read_config(own).get("config", {}))
         generator = Generator(config)
-        load_network(part, "generator", generator)
+        load_network(own, "generator", generator)
         return cls(
             generator,
-            read_word_condition(part, config.text, config.classes),
+            read_word_condition(own, config.text, config.classes),
             CLIPSystem.from_checkpoint(clip, device) if clip.exists() else None,
             read_defaults(folder, read_config(folder).get("defaults") or {}, DEFAULTS),
             device,

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pinxit.checkpoints.catalogue import part
 from pinxit.checkpoints.files import read_config
 from pinxit.errors import PinxitError
 from pinxit.progress import Progress
@@ -74,10 +75,11 @@ class TokenSystem(System):
     def from_checkpoint(cls, folder: Path, device: torch.device) -> Self:
         """Reads config.json and the parts: the two of `PARTS` and, if it is there, `clip/`."""
         config = read_config(folder)
-        first, prior = (folder / part for part in PARTS[config["kind"]])
+        first, prior = (part(folder, name) for name in PARTS[config["kind"]])
         codec = Codec.from_checkpoint(first, device)
         drawer = TokenDrawer.from_checkpoint(prior, device)
-        clip = CLIPSystem.from_checkpoint(folder / "clip", device) if (folder / "clip").exists() else None
+        chooses = part(folder, "clip")
+        clip = CLIPSystem.from_checkpoint(chooses, device) if chooses.exists() else None
         return cls(
             config["kind"],
             codec,
