@@ -144,8 +144,9 @@ class Critic(nn.Module):
         self.stem = nn.Conv2d(3 * config.patch**2, widths[0], 3, padding=1)
         self.down = nn.ModuleList(Down(a, b) for a, b in pairwise(widths))
         self.last = nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1)
-        self.features = Linear(widths[-1] * START**2, config.told)
-        self.out = Linear(config.told, 1)
+        # PyTorch's own linear layers: R1 takes the gradient of a gradient, which oneDNN's has none of.
+        self.features = nn.Linear(widths[-1] * START**2, config.told)
+        self.out = nn.Linear(config.told, 1)
 
     def forward(self, pixels: Tensor, asked: Tensor | None = None) -> Tensor:
         """Pixels b 3 h w in [-1, 1] and what was asked -> logits b."""

@@ -1,0 +1,59 @@
+"""What a generator and its critic learn by, turn by turn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pinxit.models.gan import SIZES, Critic, Generator
+from pinxit.objectives.adversarial_generation import AdversarialGeneration, GANObjectiveConfig
+
+LABELS = replace(SIZES["tiny-32"], classes=3)
+ROWS = 64
+"""As many as the recipes': fewer take another way through linear layers."""
+
+
+def batch() -> dict[str, Tensor]:
+    return {"pixels": torch.rand(ROWS, 3, 32, 32) * 2 - 1, "labels": torch.arange(ROWS) % 3}
+
+
+@pytest.fixture
+def objective() -> AdversarialGeneration:
+    torch.manual_seed(0)
+    return AdversarialGeneration(Generator(LABELS), Critic(LABELS), LABELS.latent, "labels", GANObjectiveConfig())
+
+
+@pytest.mark.parametrize("turn", ["critic", "generator"])
+def test_a_turn_moves_its_own_network_alone(objective: AdversarialGeneration, turn: str) -> None:
+    loss, _ = objective(batch(), turn, 0)
+    loss.backward()
+    moved = {name.partition(".")[0] for name, value in objective.named_parameters() if value.grad is not None}
+    assert moved == {turn}
+
+
+def test_the_penalty_is_the_squared_gradient_and_comes_as_often_as_asked(objective: AdversarialGeneration) -> None:
+    given = batch()
+    numbers = [objective(given, "critic", step)[1] for step in range(17)]
+    assert [step for step, told in enumerate(numbers) if "r1" in told] == [0, 16]
+    leaf = given["pixels"].clone().requires_grad_()
+    objective.critic(leaf, given["labels"]).sum().backward()
+    assert leaf.grad is not None
+    torch.testing.assert_close(torch.as_tensor(numbers[0]["r1"]), leaf.grad.square().sum((1, 2, 3)).mean())
+
+
+def test_the_penalty_flattens_the_critic() -> None:
+    class Slope(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steep = nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, pixels: Tensor, asked: Tensor | None) -> Tensor:  # noqa: ARG002
+            return self.steep * pixels.mean((1, 2, 3))
+
+    slope = Slope()
+    objective = AdversarialGeneration(nn.Identity(), slope, 8, None, GANObjectiveConfig(r1=1.0))
+    (pull,) = torch.autograd.grad(objective._r1(torch.zeros(2, 3, 4, 4), None), slope.steep)
+    assert float(pull) == pytest.approx(2 * 2.0 / 48)  # of steep^2 / 48
