@@ -28,14 +28,14 @@ from pinxit.models.denoiser import Asked
 from pinxit.models.prior import read
 from pinxit.progress import Progress
 from pinxit.systems.cascade import Cascade, Shown
-from pinxit.systems.cascade_system import CascadeSystem
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.conditions import Condition, NoCondition, read_word_condition
+from pinxit.systems.masking import edited, masked
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
 from pinxit.systems.picture import Picture
 from pinxit.systems.prior_drawing import ARPriorDrawer, Imagines, PriorDrawer, PriorDrawing, check_clip
-from pinxit.systems.reranking import check_wish, in_half
-from pinxit.systems.system import Settings, read_defaults
+from pinxit.systems.reranking import check_wish, in_half, painted
+from pinxit.systems.system import Settings, System, read_defaults
 
 DEFAULTS: Settings = {
     "prior": "diffusion",
@@ -68,12 +68,10 @@ LARGER = ("upsampler", "second_upsampler")
 """The folders of what enlarges, in their order."""
 
 
-class DALLE2System(CascadeSystem):
+class DALLE2System(System):
     """CLIP, a prior, and a cascade whose base is unCLIP's decoder."""
 
     kind = "dalle2"
-
-    clip: CLIPSystem
 
     def __init__(
         self,
@@ -125,9 +123,41 @@ class DALLE2System(CascadeSystem):
         """Those of the prior, the decoder and what enlarges."""
         return DEFAULTS
 
+    @property
+    def size(self) -> int:
+        """Pixels a side of what it draws."""
+        return self.cascade.size
+
     reads_texts = True
 
+    def quicken(self, *, bf16: bool = False, compile: bool = False) -> None:
+        """The cascade; CLIP and the prior, which are quick, stay as they are."""
+        self.cascade.quicken(bf16=bf16, compile=compile)
+
     # From texts.
+
+    def generate(
+        self, prompt: str, n: int = 4, *, seed: int = 0, progress: Progress | None = None, **settings: Unpack[Settings]
+    ) -> list[Picture]:
+        """Draws for a text; for an empty one, whatever the prior comes upon."""
+        return painted(self, prompt, n, seed, settings, progress, bf16=self.cascade.base.bf16)
+
+    def edit(
+        self,
+        image: Image.Image,
+        mask: Image.Image,
+        prompt: str,
+        n: int = 4,
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+        **settings: Unpack[Settings],
+    ) -> list[Picture]:
+        """Paints anew where the mask is white, at every stage; the rest stays as it was, to the pixel."""
+        before, white = masked(image, mask, self.size)
+        half = self.cascade.base.bf16
+        made = painted(self, prompt, n, seed, settings, progress, bf16=half, shown=(before, white))
+        return [edited(picture, before, white) for picture in made]
 
     def paint(
         self,
@@ -138,7 +168,7 @@ class DALLE2System(CascadeSystem):
         *,
         shown: Shown | None = None,
     ) -> list[Image.Image]:
-        """By embeddings that the prior makes of the texts; of an empty one, whatever it comes upon."""
+        """A picture for each prompt and seed, by resolved settings."""
         embeddings = self.imagine(prompts, seeds, settings)
         return self.paint_embeddings(embeddings, seeds, settings, prompts=prompts, shown=shown, progress=progress)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, Unpack, cast
 
 import torch
 from PIL import Image
@@ -23,12 +23,14 @@ from pinxit.diffusion.guidance import ALWAYS
 from pinxit.models.denoiser import Asked
 from pinxit.progress import Progress
 from pinxit.systems.cascade import Cascade, Shown
-from pinxit.systems.cascade_system import CascadeSystem
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.conditions import Condition, LabelCondition, NoCondition, TextCondition, read_word_condition
 from pinxit.systems.gradients import Judge, read_judge
+from pinxit.systems.masking import edited, masked
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
-from pinxit.systems.system import Settings, read_defaults
+from pinxit.systems.picture import Picture
+from pinxit.systems.reranking import painted
+from pinxit.systems.system import KINDS, Settings, System, read_defaults
 
 DEFAULTS: Settings = {
     "sampler": "ddpm",
@@ -42,7 +44,7 @@ DEFAULTS: Settings = {
 """What is in force where a checkpoint and the person say nothing."""
 
 
-class DiffusionSystem(CascadeSystem):
+class DiffusionSystem(System):
     """A denoiser and its condition; where there are, a denoiser that enlarges and a CLIP that reranks."""
 
     kind = "diffusion"
@@ -89,9 +91,47 @@ class DiffusionSystem(CascadeSystem):
         return defaults_of(kind, upsampler=True, judge=kind != "ddpm")
 
     @property
+    def size(self) -> int:
+        """Pixels a side of what it draws."""
+        return self.cascade.size
+
+    @property
     def reads_texts(self) -> bool:
         """Whether its prompts are captions, rather than classes or nothing."""
         return isinstance(self.condition, TextCondition)
+
+    def quicken(self, *, bf16: bool = False, compile: bool = False) -> None:
+        """The denoisers; CLIP, which passes a picture once, stays as it is."""
+        self.cascade.quicken(bf16=bf16, compile=compile)
+
+    def generate(
+        self, prompt: str, n: int = 4, *, seed: int = 0, progress: Progress | None = None, **settings: Unpack[Settings]
+    ) -> list[Picture]:
+        """Draws for the prompt: a text, the name of a class, or "" where it knows pictures alone."""
+        return painted(self, prompt, n, seed, settings, progress, bf16=self.cascade.base.bf16)
+
+    def edit(
+        self,
+        image: Image.Image,
+        mask: Image.Image,
+        prompt: str,
+        n: int = 4,
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+        **settings: Unpack[Settings],
+    ) -> list[Picture]:
+        """Paints anew where the mask is white, seeing all the rest; that stays as it was, to the pixel.
+
+        A network that has learnt to be shown a part is (Nichol et al. 2021, section 2.5); others take as many turns
+        at each tenth of the way as it needs for both parts to agree (RePaint, Lugmayr et al. 2022).
+        """
+        if "edit" not in KINDS[self.kind].can:
+            raise self.lacks("edit")
+        before, white = masked(image, mask, self.size)
+        half = self.cascade.base.bf16
+        made = painted(self, prompt, n, seed, settings, progress, bf16=half, shown=(before, white))
+        return [edited(picture, before, white) for picture in made]
 
     def paint(
         self,
@@ -102,7 +142,10 @@ class DiffusionSystem(CascadeSystem):
         *,
         shown: Shown | None = None,
     ) -> list[Image.Image]:
-        """By the base's condition, led by the judge where there is one and the settings ask for it."""
+        """A picture for each prompt and seed, by resolved settings.
+
+        `shown` is a picture, and a mask that is white where it is to be painted.
+        """
         how = Drawing(
             sampler=settings["sampler"],
             steps=settings["steps"] or DEFAULTS["steps"] or 1,
