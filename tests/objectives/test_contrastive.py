@@ -56,20 +56,6 @@ def test_samples_that_share_a_key_are_positives_of_each_other(objective: Contras
     torch.testing.assert_close(objective(batch, "main", 0)[0], expected)
 
 
-def test_a_false_caption_is_one_more_to_choose_from(objective: Contrastive) -> None:
-    batch = batch_of(4) | {"false_ids": batch_of(4, seed=1)["ids"], "false": torch.tensor([True, False, True, True])}
-    logits = objective.network(batch["pixels"], batch["ids"])
-    against = objective.network(batch["pixels"], batch["false_ids"]).diagonal()
-    labels = torch.arange(4)
-    to_texts = torch.cat([logits, against.masked_fill(~batch["false"], -math.inf)[:, None]], 1)
-    expected = (F.cross_entropy(to_texts, labels) + F.cross_entropy(logits.T, labels)) / 2
-    loss, numbers = objective(batch, "main", 0)
-    torch.testing.assert_close(loss, expected)
-    assert float(numbers["told_apart"]) == pytest.approx((logits.diagonal() > against)[batch["false"]].float().mean())
-    nothing = objective({**batch, "false": torch.zeros(4, dtype=torch.bool)}, "main", 0)[0]
-    torch.testing.assert_close(nothing, objective(batch_of(4), "main", 0)[0])
-
-
 def test_identical_pairs_reach_the_least_loss_there_is(objective: Contrastive) -> None:
     batch = {name: value[:1].expand(4, *value.shape[1:]) for name, value in batch_of(4).items()}
     loss, numbers = objective(batch, "main", 0)

@@ -20,9 +20,6 @@ from pinxit.objectives.objective import Batch, Numbers, Objective
 
 LARGEST_LOGIT_SCALE = math.log(100.0)
 
-NEVER = -1e4
-"""The logit of what is not there: far below all others, and finite, since nought times infinity is not a number."""
-
 
 class TwoTowers(Protocol):
     """What the objective needs of a CLIP (`models.clip.CLIP`)."""
@@ -41,9 +38,6 @@ class Contrastive(Objective):
     and `picture_key` (`text.captions.key`). Samples that share either key are no negatives of each other: captions
     repeat in small sets, and one picture may be drawn with several captions. The target of a row is then spread evenly
     over its positives. Keys rather than token rows are compared since BPE dropout spells one caption in many ways.
-
-    Where a sample has a false caption beside its own, `false_ids` b l and `false` b, its picture does not pick that one
-    either (Yuksekgonul et al. 2023, section 4); `told_apart` is the share of those that it does not.
 
     Across processes every rank scores its own rows against the features of all, so that the averaged gradients are
     those of one process with the global batch.
@@ -89,23 +83,14 @@ class Contrastive(Objective):
         with torch.autocast(images.device.type, enabled=False):
             to_texts = scale * images @ others(texts).T  # b m
             to_images = scale * texts @ others(images).T  # b m
-        numbers = {
+        targets = positive / positive.sum(dim=1, keepdim=True)
+        loss = (F.cross_entropy(to_texts, targets) + F.cross_entropy(to_images, targets)) / 2
+        return loss, {
+            "loss": loss.detach(),
             "image_to_text_recall": _recall(to_texts, positive),
             "text_to_image_recall": _recall(to_images, positive),
             "temperature": 1 / scale.detach(),
         }
-        targets = positive / positive.sum(dim=1, keepdim=True)
-        to_images_loss = F.cross_entropy(to_images, targets)
-        if "false" in batch:
-            false = self.clip.encode_text(batch["false_ids"])  # b d
-            with torch.autocast(images.device.type, enabled=False):
-                to_false, to_own = (scale * (images * rows).sum(1) for rows in (false, texts))  # b
-            there = batch["false"].bool()
-            numbers["told_apart"] = ((to_own > to_false) & there).sum() / there.sum().clamp_min(1)
-            to_texts = torch.cat([to_texts, to_false.masked_fill(~there, NEVER)[:, None]], 1)
-            targets = F.pad(targets, (0, 1))
-        loss = (F.cross_entropy(to_texts, targets) + to_images_loss) / 2
-        return loss, {"loss": loss.detach(), **numbers}
 
     def after_step(self, step: int) -> None:  # noqa: ARG002
         """Keeps logits from being scaled by more than 100 (section 2.5), or by less than 1."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from pinxit.checkpoints.files import to_config
 from pinxit.data.augment import crop_square
@@ -27,7 +26,6 @@ from pinxit.models.clip import CLIP, SIZES, CLIPConfig
 from pinxit.objectives.contrastive import Contrastive
 from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, held_batches, hold_back
 from pinxit.text.captions import clean, key
-from pinxit.text.exchanges import exchanged
 from pinxit.text.tokenizer import Tokenizer, frame
 from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig
@@ -50,9 +48,6 @@ class CLIPDataConfig(DataConfig):
     """The least share of the centre square that a random crop keeps; 1 crops nothing more."""
     bpe_dropout: float = 0.1
     """Probability of passing over a merge, so that one caption is spelt in many ways."""
-    exchanges: float = 0.0
-    """The share of captions beside which a false one stands, which differs by one exchange of colours, sides or
-    numbers (`text.exchanges`): without any, what belongs to what is hardly learnt."""
     tokenizer_samples: int = 100_000
     """Samples, spread evenly over all, whose captions the tokenizer is trained on."""
     template: str = "{}"
@@ -65,10 +60,7 @@ class CLIPDataConfig(DataConfig):
 
 @dataclass(frozen=True)
 class Pair:
-    """A sample -> `pixels` 3 h w, `ids` l, and the keys by which the objective knows repeats.
-
-    Where there are `exchanges`, `false_ids` l as well, and `false` which says whether they are of a false caption.
-    """
+    """A sample -> `pixels` 3 h w, `ids` l, and the keys by which the objective knows repeats."""
 
     tokenizer: Tokenizer
     size: int
@@ -77,7 +69,6 @@ class Pair:
     crop: float = 1.0
     bpe_dropout: float = 0.0
     recolour: float = 0.0
-    exchanges: float = 0.0
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
         """Draws a colour, a caption, its spelling and a crop."""
@@ -85,21 +76,13 @@ class Pair:
             sample = recolour(sample, rng)
         caption = draw_caption(sample.key, sample.captions, self.captions, rng)
         spelling = random.Random(int(rng.integers(2**63)))  # draws single numbers ten times as fast as NumPy
-        row = {
+        ids = self.tokenizer.encode_ids(caption, self.bpe_dropout, spelling)
+        return {
             "pixels": to_tensor(crop_square(sample.image, self.size, self.crop, rng)),
-            "ids": self._ids(caption, spelling),
+            "ids": frame([ids], self.length, self.tokenizer.start_id, self.tokenizer.end_id)[0],
             "caption_key": key(caption.lower()),
             "picture_key": key(sample.key),
         }
-        if self.exchanges:
-            false = exchanged(caption, spelling) if rng.random() < self.exchanges else None
-            row |= {"false_ids": self._ids(false or "", spelling), "false": false is not None}
-        return row
-
-    def _ids(self, caption: str, spelling: random.Random) -> npt.NDArray[np.int64]:
-        ids = self.tokenizer.encode_ids(caption, self.bpe_dropout, spelling)
-        framed: npt.NDArray[np.int64] = frame([ids], self.length, self.tokenizer.start_id, self.tokenizer.end_id)[0]
-        return framed
 
 
 class Captioned(Protocol):
@@ -134,10 +117,7 @@ def build(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
     training, held = hold_back(pairs, data.validation)
     tokenizer = train_tokenizer(training, asked.text.vocab_size, data.captions, data.tokenizer_samples)
     config = asked.with_vocabulary(tokenizer.vocab_size)
-    plain = Pair(tokenizer, config.vision.size, config.text.length, data.captions, exchanges=float(data.exchanges > 0))
-    varied = replace(
-        plain, crop=data.crop, bpe_dropout=data.bpe_dropout, recolour=data.recolour, exchanges=data.exchanges
-    )
+    plain = Pair(tokenizer, config.vision.size, config.text.length, data.captions)
 
     process = recipe.objective
     noise = {"process": to_config(process)} if process else {}
@@ -145,7 +125,7 @@ def build(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
     return Run(
         objective=Contrastive(CLIP(config), Process(process) if process else None),
         samples=training,
-        transform=varied,
+        transform=replace(plain, crop=data.crop, bpe_dropout=data.bpe_dropout, recolour=data.recolour),
         config={"kind": "clip", "config": to_config(config), "template": data.template, **noise},
         validation=held_batches(held, plain, VALIDATION_BATCH),
         tokenizer=tokenizer.to_json(),
