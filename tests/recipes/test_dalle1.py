@@ -24,6 +24,7 @@ from pinxit.jobs.encode import Encoded, EncodedSample
 from pinxit.recipes.catalogue import RECIPES
 from pinxit.recipes.conditions import Texts
 from pinxit.recipes.dalle1 import dalle1_tiny
+from pinxit.recipes.model import ModelStage
 from pinxit.recipes.overrides import override
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Context, Recipe
@@ -67,7 +68,9 @@ def test_a_part_of_a_shipped_model_is_shared_and_not_copied(
 ) -> None:
     monkeypatch.setattr(catalogue, "SHIPPED", tmp_path / "shipped")
     shutil.copytree(dalle1_run / "model", tmp_path / "shipped" / "first")
-    sharing = replace(hasty_dalle1().stages["model"], shared={"clip": "first"})  # type: ignore[type-var]
+    stage = hasty_dalle1().stages["model"]
+    assert isinstance(stage, ModelStage)
+    sharing = replace(stage, shared={"clip": "first"})
     parts = {"dvae": f"{dalle1_run / 'dvae'}", "clip": "first", "transformer": f"{dalle1_run / 'transformer'}"}
     context = Context(HASTY_SOURCE, tmp_path / "second", parts=parts)
     sharing.run(context)
@@ -79,8 +82,14 @@ def test_a_part_of_a_shipped_model_is_shared_and_not_copied(
     assert [picture.score for picture in drawn] == [picture.score for picture in whole]
     assert load_clip(context.out, "cpu").fingerprint == load_clip("first", "cpu").fingerprint
 
+    assert not replace(sharing, shared={}).done(context)
+    with pytest.raises(PinxitError, match="no part to share 'clpi'"):
+        replace(sharing, shared={"clpi": "first"})
     with pytest.raises(PinxitError, match="The clip is not that of first: give --part clip=first"):
         sharing.run(replace(context, parts={**parts, "clip": f"{dalle1_run / 'clip'}"}))
+    shutil.copytree(dalle1_run / "clip" / "model", tmp_path / "shipped" / "first" / "clip", dirs_exist_ok=True)
+    with pytest.raises(PinxitError, match="or has other weights here"):
+        pinxit.load(context.out, "cpu")
     monkeypatch.setattr(catalogue, "SHIPPED", tmp_path)
     with pytest.raises(PinxitError, match="shares its clip with 'first', which is none of the models of this package"):
         pinxit.load(context.out, "cpu")

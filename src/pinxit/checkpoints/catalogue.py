@@ -9,7 +9,7 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
 
-from pinxit.checkpoints.files import read_config, settled
+from pinxit.checkpoints.files import fingerprint, read_config, settled
 from pinxit.errors import PinxitError, unknown
 
 DEFAULT = "dalle1-emoji"
@@ -69,17 +69,19 @@ def find(name: str | Path) -> Found:
 def part(folder: Path, name: str) -> Path:
     """The folder of a system's part, if there is one: its own, or that of the shipped model that it is shared with.
 
-    Raises PinxitError where that model is none of this package's.
+    Raises PinxitError where this package has no such model, or one of other weights.
     """
-    owner = (read_config(folder).get("shared") or {}).get(name)
-    if owner is None:
+    config = read_config(folder)
+    shared = config.get("shared")
+    if not isinstance(shared, dict) or name not in shared:
         return folder / name
-    if owner not in shipped():
+    inside = next((own / name for owner, own in shipped().items() if owner == shared[name]), None)
+    if inside is None or fingerprint(inside) != config.get("made_from", {}).get(name):
         raise PinxitError(
-            f"{folder / 'config.json'} shares its {name} with {owner!r}, which is none of the models of this package "
-            f"({', '.join(shipped())}). Upgrade pinxit to open it."
+            f"{folder / 'config.json'} shares its {name} with {shared[name]!r}, which is none of the models of this "
+            f"package ({', '.join(shipped())}), or has other weights here. Install the pinxit that it belongs to."
         )
-    return shipped()[owner] / name
+    return inside
 
 
 def fetch(address: str, files: Sequence[str]) -> Path:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from pinxit.checkpoints import catalogue
 from pinxit.checkpoints.files import read_tensors, to_config
 from pinxit.data.augment import random_mask
 from pinxit.data.degrade import Damage, degraded
@@ -262,7 +263,8 @@ def _check_window(config: DenoiserConfig, window: float) -> None:
 
 def _start(network: Denoiser, folder: Path) -> None:
     """From the weights of a network that is alike, but for what it is shown beside the noisy picture."""
-    folder = folder / "base" if (folder / "base" / "config.json").is_file() else folder
+    base = catalogue.part(folder, "base")
+    folder = base if (base / "config.json").is_file() else folder
     try:
         network.load_state_dict(widened(read_tensors(folder, "denoiser"), network))
     except RuntimeError as fault:

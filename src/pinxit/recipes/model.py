@@ -49,6 +49,11 @@ class ModelStage:
         for name in self.defaults:
             if name not in known:
                 raise unknown("sampling setting", name, known)
+        for part, owner in self.shared.items():
+            if part not in self.parts:
+                raise unknown("part to share", part, self.parts)
+            if owner not in catalogue.shipped():
+                raise unknown("shipped model", owner, catalogue.shipped())
         check(1, 0, cast("Settings", self.defaults))
 
     def done(self, context: Context) -> bool:
@@ -58,7 +63,7 @@ class ModelStage:
             card = (context.out / "README.md").read_text(encoding="utf-8")
         except (PinxitError, OSError):
             return False
-        return {name: config.get(name) for name in said} == said and card == self._card(context)
+        return {name: config.get(name, {}) for name in said} == said and card == self._card(context)
 
     def run(self, context: Context) -> None:
         """Copies the parts."""
@@ -81,14 +86,10 @@ class ModelStage:
     def _said(self, context: Context) -> dict[str, Any]:
         made_from = {part: context.fingerprint(part) for part in self.parts}
         for part, owner in self.shared.items():
-            if part not in made_from:
-                raise unknown("part to share", part, self.parts)
-            if owner not in catalogue.shipped():
-                raise unknown("shipped model", owner, catalogue.shipped())
             if made_from[part] != fingerprint(catalogue.shipped()[owner] / part):
                 raise PinxitError(f"The {part} is not that of {owner}: give --part {part}={owner}, or share nothing.")
-        shared = {"shared": dict(self.shared)} if self.shared else {}
-        return {"defaults": dict(self.defaults), "licence": self.licence, "made_from": made_from, **shared}
+        said = {"defaults": dict(self.defaults), "licence": self.licence, "made_from": made_from}
+        return {**said, "shared": dict(self.shared)}
 
 
 def _copy_part(source: Path, target: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pinxit.checkpoints.catalogue import part
 from pinxit.checkpoints.files import from_config, load_network, read_config
 from pinxit.diffusion.levels import Level
 from pinxit.diffusion.process import ProcessConfig
@@ -80,18 +81,19 @@ class CLIPJudge:
 
 def read_judge(folder: Path, process: ProcessConfig, condition: Condition, device: torch.device) -> Judge | None:
     """The one in a system's folder, whose base knows a process; None where there is none."""
-    if (folder / CLASSIFIER).exists():
-        config = from_config(NoisedClassifierConfig, read_config(folder / CLASSIFIER).get("config", {}))
+    classifier, clip = part(folder, CLASSIFIER), part(folder, CLIP)
+    if classifier.exists():
+        config = from_config(NoisedClassifierConfig, read_config(classifier).get("config", {}))
         if config.process.schedule != process.schedule:
-            raise PinxitError(f"The noise that {folder / CLASSIFIER} has learnt is not that of the base.")
+            raise PinxitError(f"The noise that {classifier} has learnt is not that of the base.")
         if not isinstance(condition, LabelCondition) or config.classes != len(condition.labels):
-            raise PinxitError(f"{folder / CLASSIFIER} knows {config.classes} classes; the base has other ones.")
+            raise PinxitError(f"{classifier} knows {config.classes} classes; the base has other ones.")
         network = NoisedClassifier(config)
-        load_network(folder / CLASSIFIER, CLASSIFIER, network)
+        load_network(classifier, CLASSIFIER, network)
         return ClassifierJudge(network, condition, device)
-    if (folder / CLIP).exists():
-        said = read_config(folder / CLIP).get("process")
+    if clip.exists():
+        said = read_config(clip).get("process")
         if said is None or from_config(ProcessConfig, said).schedule != process.schedule:
-            raise PinxitError(f"The noise that {folder / CLIP} has learnt is not that of the base.")
-        return CLIPJudge(CLIPSystem.from_checkpoint(folder / CLIP, device))
+            raise PinxitError(f"The noise that {clip} has learnt is not that of the base.")
+        return CLIPJudge(CLIPSystem.from_checkpoint(clip, device))
     return None

@@ -1,0 +1,103 @@
+"""The same prompts, or the same upper halves of pictures, by several models, one below the other.
+
+    python benchmarks/lineup.py lineup.png --models runs/taming runs/maskgit runs/igpt --prompts examples/prompts.txt
+    python benchmarks/lineup.py halves.png --models runs/taming runs/maskgit runs/igpt --complete my-pictures/
+
+A model that reads no texts draws whatever it likes, and completes what it is shown after nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from equal_minutes import sheet
+from PIL import Image
+
+import pinxit
+from pinxit.data.images import fit, opaque
+from pinxit.data.pairs import open_pairs
+from pinxit.data.sample import Sample
+
+
+def drawn(systems: dict[str, Any], prompts: list[str], given: argparse.Namespace) -> dict[str, list[Image.Image]]:
+    """Each prompt by each model, with a seed of its own."""
+    return {
+        name: [
+            picture.image
+            for i, prompt in enumerate(prompts)
+            for picture in system.generate(read(system, prompt), 1, seed=given.seed + i, **asked(system, given))
+        ]
+        for name, system in systems.items()
+    }
+
+
+def completed(
+    systems: dict[str, Any], samples: list[Sample], given: argparse.Namespace
+) -> dict[str, list[Image.Image]]:
+    """The pictures, what is shown of them, and what each model makes of that."""
+    whole = [fit(opaque(sample.image), 128) for sample in samples]
+    halves = [image.copy() for image in whole]
+    for image in halves:
+        image.paste((128, 128, 128), (0, 64, 128, 128))
+    rows = {"picture": whole, "shown": halves}
+    for name, system in systems.items():
+        rows[name] = []
+        for i, sample in enumerate(samples):
+            told = read(system, head(sample))
+            rows[name] += [
+                made.image
+                for made in system.complete(sample.image, told, 1, seed=given.seed + i, **asked(system, given))
+            ]
+    return rows
+
+
+def read(system: Any, text: str) -> str:
+    """What a model is asked for: nothing, where it reads no texts."""
+    return text if system.reads_texts else ""
+
+
+def asked(system: Any, given: argparse.Namespace) -> dict[str, Any]:
+    """Candidates, where the model has a CLIP to choose among them."""
+    return {"rerank": given.rerank} if given.rerank and "rerank" in system.defaults and system.clip else {}
+
+
+def head(sample: Sample) -> str:
+    """The first thing that is said of a picture."""
+    return next((text for texts in sample.captions.values() for text in texts), "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--models", nargs="+", required=True)
+    parser.add_argument("--prompts", type=Path, help="a file of one prompt a line")
+    parser.add_argument("--complete", metavar="SRC", help="pictures whose upper halves are shown")
+    parser.add_argument("--count", type=int, default=10, help="of prompts or pictures")
+    parser.add_argument("--rerank", type=int, help="candidates, where a model has a CLIP")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--side", type=int, default=80, help="pixels a picture is shown at")
+    given = parser.parse_args()
+    if (given.prompts is None) == (given.complete is None):
+        parser.error("give either --prompts or --complete")
+
+    systems = {Path(model).name: pinxit.load(model) for model in given.models}
+    if len(systems) < len(given.models):
+        parser.error("two models have the same name; give links to them of different names")
+    if given.prompts:
+        lines = [line.strip() for line in given.prompts.read_text(encoding="utf-8").splitlines()]
+        heads = [line for line in lines if line][: given.count]
+        rows = drawn(systems, heads, given)
+    else:
+        pairs = open_pairs(given.complete, size=128)
+        count = min(given.count, len(pairs))
+        samples = [pairs[i * len(pairs) // count] for i in range(count)]
+        heads, rows = [head(sample) for sample in samples], completed(systems, samples, given)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    sheet(list(rows.items()), heads, given.side).save(given.out)
+    print(given.out)
+
+
+if __name__ == "__main__":
+    main()
