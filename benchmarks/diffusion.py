@@ -5,14 +5,16 @@
 Channels 128, 256, 512 at 32x32 of 4 channels, attention at 16x16 and below with 77 tokens of 256 joined, in batches
 of 8. Heads are 64 channels wide as in ADM, or 8, which is diffusers' default. Every peer runs in a process of its own:
 
-- pinxit as it draws and trains: weights in bfloat16 for drawing, channels last, memory kept, fused AdamW;
-- diffusers, told all of that;
+- pinxit as it draws and trains: channels last; drawing from a copy of its weights in bfloat16, training with freed
+  memory kept and the fused AdamW;
+- diffusers, told all of that, its weights converted in place;
 - diffusers as it comes: autocast, channels first, PyTorch's defaults.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import resource
 import statistics
 import subprocess
@@ -81,15 +83,18 @@ def inputs() -> list[Tensor]:
 def work(peer: str, heads: int, kind: str, bf16: bool) -> Callable[[], None]:
     """What is timed."""
     net, ask = network(peer.partition(" ")[0], heads)
-    given, fused = inputs(), True
-    if peer == "diffusers as it comes":
-        given, fused = [value.contiguous() for value in given], False
-    else:
+    given, told = inputs(), peer != "diffusers as it comes"
+    if told:
         net.to(memory_format=torch.channels_last)
+    else:
+        given = [value.contiguous() for value in given]
+    if told and kind == "train":
         keep_freed_memory()
-    if kind == "forward" and bf16 and fused:
-        net, given = net.bfloat16(), [v.bfloat16() if v.is_floating_point() else v for v in given]
-    optimizer = torch.optim.AdamW(net.parameters(), 1e-4, fused=fused)
+    whole = net
+    if told and kind == "forward" and bf16:
+        net = (copy.deepcopy(whole) if peer == "pinxit" else whole).bfloat16()
+        given = [value.bfloat16() if value.is_floating_point() else value for value in given]
+    optimizer = torch.optim.AdamW(whole.parameters(), 1e-4, fused=told)
 
     def forward() -> None:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):

@@ -1,6 +1,6 @@
 """Tokens a second of every network that draws codes, at its recipe's size, and how near that is to the memory's speed.
 
-    python benchmarks/priors.py [--rounds 3] [--json FILE]
+    python benchmarks/priors.py [--compile] [--rounds 3] [--json FILE]
 
 Random weights. A transformer that tells one code after the other has to read its matrices once a code, whatever the
 number of pictures; the limit is how often the memory can be read so in a second, times the pictures drawn at once. One
