@@ -141,7 +141,7 @@ def plot(results: dict[str, list[dict[str, Any]]], option: str, path: Path) -> N
                     axis.annotate(told, point, textcoords="offset points", xytext=(4, 4), fontsize=8)
         axis.set_xlabel("share of pictures that show what was asked")
         axis.set_ylabel(label)
-        axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, 0))
+        axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0))
         axis.grid(alpha=0.3)
     axes[1].yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, 0))
     axes[0].legend(title=option.replace("_", " "))
@@ -157,7 +157,9 @@ def samples(
     heads: list[str] = []
     for name, folder in folders.items():
         system = opened(folder)
-        prompts = prompts_of(open_pairs(given.data, size=64), 2, classes=not system.reads_texts)[: given.columns]
+        classes = not system.reads_texts
+        each = given.columns if classes else 2  # classes are of one category
+        prompts = prompts_of(open_pairs(given.data, size=64), each, classes=classes)[: given.columns]
         heads = heads or [text for text, *_ in prompts]
         told = results[name]
         for row in dict.fromkeys((0, len(told) // 2, len(told) - 1)):

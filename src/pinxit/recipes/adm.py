@@ -140,15 +140,20 @@ def adm_scenes() -> Pipeline:
         adm(),
         name="adm-scenes",
         summary="ADM on drawn scenes of one thing, to be judged by whether it draws that.",
+        hardware="1 core",
+        hours=0.7,
+        expected="98 % of classes drawn right without guidance, 99.6 % at a scale of 2",
         stages={
             **adm().stages,
             "base": replace(
-                base, data=replace(base.data, **ALONE), training=replace(base.training, steps=1_500, validate_every=250)
+                base,
+                data=replace(base.data, **ALONE),
+                training=replace(base.training, steps=2_000, batch_size=32, ema_decay=0.997, validate_every=300),
             ),
             "noised_classifier": replace(
                 classifier,
                 data=replace(classifier.data, **ALONE),
-                training=replace(classifier.training, steps=500, validate_every=100),
+                training=replace(classifier.training, steps=400, ema_decay=0.99, validate_every=100),
             ),
         },
     )

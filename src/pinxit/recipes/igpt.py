@@ -33,7 +33,7 @@ def igpt_transformer() -> Recipe:
         summary="The transformer of iGPT: the next pixel's colour from all before it.",
         hardware="2 cores",
         hours=None,
-        expected=UNMEASURED,
+        expected="on emoji 0.97 nats a pixel after 1,600 steps, fifty minutes of one core",
         model=replace(SIZES["igpt-s"], grid=(SIDE, SIDE), width=192, depth=6, heads=3),
         objective=NextTokenConfig(),
         data=CodesDataConfig(),
@@ -52,6 +52,7 @@ def igpt_transformer_tiny() -> Recipe:
     return replace(
         recipe,
         name="igpt-transformer-tiny",
+        expected=UNMEASURED,
         summary="The recipe igpt-transformer over 16x16 pixels of 32 colours.",
         hardware="1 core",
         model=replace(model, image_vocabulary=32, grid=(SIDE_TINY, SIDE_TINY), width=64, depth=2, heads=4),
@@ -69,7 +70,7 @@ def igpt() -> Pipeline:
         summary=f"iGPT at {SIDE} pixels: pictures, and the rest of pictures, pixel by pixel.",
         hardware="2 cores",
         hours=None,
-        expected=UNMEASURED,
+        expected=igpt_transformer().expected,
         stages={
             "codec": replace(small, model=replace(small.model, size=SIDE)),
             "tokens": TokensStage(name="igpt-tokens", data=DataConfig(), encoder="codec"),
@@ -85,6 +86,7 @@ def igpt_tiny() -> Pipeline:
     return replace(
         whole,
         name="igpt-tiny",
+        expected=UNMEASURED,
         summary=f"iGPT at {SIDE_TINY} pixels in a minute, for tests and first tries.",
         hardware="1 core",
         stages={
