@@ -142,6 +142,7 @@ def plot(results: dict[str, list[dict[str, Any]]], option: str, path: Path) -> N
         axis.set_xlabel("share of pictures that show what was asked")
         axis.set_ylabel(label)
         axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0))
+        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
         axis.grid(alpha=0.3)
     axes[1].yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, 0))
     axes[0].legend(title=option.replace("_", " "))
