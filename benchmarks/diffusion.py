@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -181,6 +182,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--serve", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if find_spec("diffusers") is None:
+        parser.error("diffusers is not installed: pip install -e '.[parity]'")
     if given.serve:
         peer, heads, kind, bf16 = given.serve
         serve(peer, int(heads), kind, bf16 == "1")

@@ -19,6 +19,7 @@ import pinxit
 from pinxit.data.images import fit, opaque
 from pinxit.data.pairs import open_pairs
 from pinxit.data.sample import Sample
+from pinxit.errors import PinxitError
 
 
 def drawn(systems: dict[str, Any], prompts: list[str], given: argparse.Namespace) -> dict[str, list[Image.Image]]:
@@ -68,20 +69,15 @@ def head(sample: Sample) -> str:
     return next((text for texts in sample.captions.values() for text in texts), "")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--models", nargs="+", required=True)
-    parser.add_argument("--prompts", type=Path, help="a file of one prompt a line")
-    parser.add_argument("--complete", metavar="SRC", help="pictures whose upper halves are shown")
-    parser.add_argument("--count", type=int, default=10, help="of prompts or pictures")
-    parser.add_argument("--rerank", type=int, help="candidates, where a model has a CLIP")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--side", type=int, default=80, help="pixels a picture is shown at")
-    given = parser.parse_args()
-    if (given.prompts is None) == (given.complete is None):
-        parser.error("give either --prompts or --complete")
+def counted(text: str) -> int:
+    """A whole number from 1 on."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
 
+
+def draw(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """The sheet that was asked for."""
     systems = {Path(model).name: pinxit.load(model) for model in given.models}
     if len(systems) < len(given.models):
         parser.error("two models have the same name; give links to them of different names")
@@ -97,6 +93,27 @@ def main() -> None:
     given.out.parent.mkdir(parents=True, exist_ok=True)
     sheet(list(rows.items()), heads, given.side).save(given.out)
     print(given.out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--models", nargs="+", required=True)
+    parser.add_argument("--prompts", type=Path, help="a file of one prompt a line")
+    parser.add_argument("--complete", metavar="SRC", help="pictures whose upper halves are shown")
+    parser.add_argument("--count", type=counted, default=10, help="of prompts or pictures")
+    parser.add_argument("--rerank", type=counted, help="candidates, where a model has a CLIP")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--side", type=counted, default=80, help="pixels a picture is shown at")
+    given = parser.parse_args()
+    if (given.prompts is None) == (given.complete is None):
+        parser.error("give either --prompts or --complete")
+    if given.out.suffix != ".png":
+        parser.error(f"{given.out} does not end in .png")
+    try:
+        draw(parser, given)
+    except (PinxitError, OSError) as fault:
+        parser.error(str(fault))
 
 
 if __name__ == "__main__":

@@ -52,6 +52,12 @@ def test_imports(block: str) -> None:
             exec(compile(ast.Module([node], []), "docs", "exec"), {})
 
 
+def test_pictures() -> None:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).is_file(), f"{page.name} shows {link}, which is not there"
+
+
 def test_there_are_many_of_each() -> None:
     assert len(set(commands())) > 30
     assert len(set(blocks())) > 5

@@ -33,6 +33,12 @@ def test_tells_the_stages_to_come(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "Stage 1 of 2, mean: The mean colour of pictures. Next: count." in capsys.readouterr().out
 
 
+def test_a_part_that_is_not_there_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(PinxitError, match=r"There is no model '.*nowhere'"):
+        pipeline().run(Context(SRC, tmp_path / "run", parts={"count": f"{tmp_path / 'nowhere'}"}))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_changed_stage_is_not_taken_for_done(tmp_path: Path) -> None:
     pipeline().run(Context(SRC, tmp_path))
     with pytest.raises(PinxitError, match=r"mean was begun with other settings: model\.width: 4 -> 6"):

@@ -94,8 +94,8 @@ def generate(
     Writes numbered PNG files into a folder, and a grid of them; each carries its prompt, seed, model and settings,
     which `pinxit show` reads back. Prints the paths.
     """
-    seed = _seed(asked)
     system = _load(model, device, asked)
+    seed = _seed(asked)
     sets = []
     for prompt in prompts:
         with _shown(prompt) as progress:
@@ -128,9 +128,9 @@ def complete(
     """
     from pinxit.data.images import open_image
 
-    seed = _seed(asked)
     picture = open_image(image)
     system = _load(model, device, asked)
+    seed = _seed(asked)
     with _shown(prompt) as progress:
         made = system.complete(picture, prompt, keep_rows=keep_rows, seed=seed, progress=progress, **asked)
     _write(out, made, grid_only)
@@ -159,9 +159,9 @@ def edit(
     """
     from pinxit.data.images import open_image
 
-    seed = _seed(asked)
     picture, where = open_image(image), open_image(mask)
     system = _load(model, device, asked)
+    seed = _seed(asked)
     with _shown(prompt) as progress:
         made = system.edit(picture, where, prompt, seed=seed, progress=progress, **asked)
     _write(out, made, grid_only)
@@ -180,9 +180,9 @@ def translate(
     """
     from pinxit.data.images import open_image
 
-    seed = _seed(asked)
     picture = open_image(image)
     system = _load(model, device, asked)
+    seed = _seed(asked)
     with _shown(image.name) as progress:
         made = system.translate(picture, as_it_is=as_it_is, seed=seed, progress=progress, **asked)
     _write(out, made, grid_only)
@@ -216,9 +216,9 @@ def vary(
     """
     from pinxit.data.images import open_image
 
-    seed = _seed(asked)
     picture = open_image(image)
     system = _load(model, device, asked)
+    seed = _seed(asked)
     with _shown(image.name) as progress:
         made = system.vary(picture, n, eta=eta, seed=seed, progress=progress, **asked)
     _write(out, made, grid_only)
@@ -253,9 +253,9 @@ def blend(
     """
     from pinxit.data.images import open_image
 
-    seed = _seed(asked)
     pictures = [open_image(image) for image in images]
     system = _load(model, device, asked)
+    seed = _seed(asked)
     with _shown(" ".join(image.name for image in images)) as progress:
         made = system.blend(pictures, frames, seed=seed, progress=progress, **asked)
     _write(out, made, grid_only, frames)
@@ -296,9 +296,9 @@ def restyle(
     """
     from pinxit.data.images import open_image
 
-    seed = _seed(asked)
     picture = open_image(image)
     system = _load(model, device, asked)
+    seed = _seed(asked)
     with _shown(to_text) as progress:
         made = system.restyle(
             picture, from_text, to_text, frames, strength=strength, seed=seed, progress=progress, **asked

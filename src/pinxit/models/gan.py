@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pinxit.errors import PinxitError
 from pinxit.models.text_encoder import TextEncoder, TextEncoderConfig
+from pinxit.nn.convolution import folded_channels, unfolding
 from pinxit.nn.linear import Linear
 
 START = 4
@@ -101,8 +102,13 @@ class Generator(nn.Module):
         self.style = nn.Sequential(Linear(config.latent + told, told), nn.SiLU(), Linear(told, told), nn.SiLU())
         self.start = Linear(told, START**2 * width)
         self.up = nn.ModuleList(Up(a, b, told) for a, b in pairwise(config.widths))
-        self.norm = nn.GroupNorm(8, config.widths[-1])
-        self.out = nn.Conv2d(config.widths[-1], 3 * config.patch**2, 3, padding=1)
+        self.out = nn.Sequential(
+            nn.GroupNorm(8, config.widths[-1]),
+            nn.SiLU(),
+            nn.Conv2d(config.widths[-1], folded_channels(3, config.patch), 3, padding=1),
+            *unfolding(3, config.patch, nn.SiLU()),
+            nn.Tanh(),
+        )
 
     def forward(self, noise: Tensor, asked: Tensor | None = None) -> Tensor:
         """Normal noise b latent and what is asked, b or b l -> pixels b 3 h w in [-1, 1]."""
@@ -112,7 +118,8 @@ class Generator(nn.Module):
         x = self.start(style).view(len(noise), -1, START, START)
         for up in self.up:
             x = up(x, style)
-        return F.pixel_shuffle(self.out(F.silu(self.norm(x))), self.config.patch).tanh()
+        pixels: Tensor = self.out(x)
+        return pixels
 
 
 class Down(nn.Module):
@@ -169,6 +176,6 @@ def _variety(x: Tensor) -> Tensor:
 
 
 SIZES = {
-    "small-64": GANConfig(size=64, widths=(256, 256, 128, 64), patch=2),
-    "tiny-32": GANConfig(size=32, widths=(64, 64, 32), patch=2, latent=32),
+    "small-64": GANConfig(size=64, widths=(256, 192, 128), patch=4),
+    "tiny-32": GANConfig(size=32, widths=(64, 32), patch=4, latent=32),
 }

@@ -36,6 +36,7 @@ class Pipeline:
         for part in context.parts:
             if part not in known:
                 raise unknown("part", part, known)
+            context.model(part)  # what is not there is told before hours of training
         for number, (name, stage) in enumerate(self.stages.items(), start=1):
             place = f"Stage {number} of {len(names)}, {name}"
             inner = replace(context, out=context.out / name)
