@@ -22,7 +22,7 @@ from pinxit.recipes.conditions import Given, Labels
 from pinxit.recipes.overrides import override
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Context, Recipe
-from pinxit.systems.conditions import EmbeddingCondition, LabelCondition, ViewCondition
+from pinxit.systems.conditions import EmbeddingCondition, LabelCondition, NoCondition, ViewCondition
 from pinxit.systems.picture import Picture
 from pinxit.systems.token_system import TokenSystem
 
@@ -81,6 +81,16 @@ def test_every_stage_runs_and_the_whole_draws(name: str, tmp_path: Path) -> None
 
 def pixels(pictures: list[Picture]) -> list[bytes]:
     return [picture.image.tobytes() for picture in pictures]
+
+
+def test_nothing_is_asked_of_what_has_learnt_from_pictures_alone(tmp_path: Path) -> None:
+    system = run("taming-unconditional-tiny", tmp_path)
+    assert isinstance(system.condition, NoCondition)
+    one, two = system.generate("", 2)
+    assert one.image.tobytes() != two.image.tobytes()
+    assert system.generate("", 1, size=(64, 32))[0].image.size == (64, 32)
+    with pytest.raises(PinxitError, match="draws without a text"):
+        system.generate("a red star", 1)
 
 
 def test_classes_are_learnt_by_the_names_that_the_source_tells(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ RECIPES: dict[str, Callable[[], Recipe | Pipeline | Stage]] = {
     "vqgan-f16-tiny": codecs_paper.vqgan_f16_tiny,
     "taming": taming.taming,
     "taming-tiny": taming.taming_tiny,
+    "taming-unconditional": taming.taming_unconditional,
+    "taming-unconditional-tiny": taming.taming_unconditional_tiny,
     "taming-class": taming.taming_class,
     "taming-class-tiny": taming.taming_class_tiny,
     "taming-clip": taming.taming_clip,

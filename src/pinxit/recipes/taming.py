@@ -16,7 +16,13 @@ from pinxit.objectives.masked_tokens import MaskedTokensConfig
 from pinxit.objectives.next_token import NextTokenConfig
 from pinxit.recipes.clip import clip, clip_tiny
 from pinxit.recipes.codecs import vqgan_recipe, vqgan_tiny
-from pinxit.recipes.conditions import EmbeddingDataConfig, LabelDataConfig, TextDataConfig, ViewDataConfig
+from pinxit.recipes.conditions import (
+    CodesDataConfig,
+    EmbeddingDataConfig,
+    LabelDataConfig,
+    TextDataConfig,
+    ViewDataConfig,
+)
 from pinxit.recipes.model import ModelStage
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import UNMEASURED, Context, DataConfig, Recipe, Stage
@@ -123,6 +129,18 @@ def taming_tiny() -> Pipeline:
 ALONE = ("codec", "transformer")
 
 
+def taming_unconditional() -> Pipeline:
+    """Pictures like those of the source."""
+    return _for(
+        "unconditional",
+        "Taming transformers for nothing: pictures like those of the source.",
+        CodesDataConfig(),
+        {},
+        ALONE,
+        condition_length=1,
+    )
+
+
 def taming_class() -> Pipeline:
     """Pictures of a class, by its name."""
     return _for(
@@ -160,17 +178,17 @@ def taming_edges() -> Pipeline:
 def _for(
     condition: str,
     summary: str,
-    data: LabelDataConfig | EmbeddingDataConfig | ViewDataConfig,
+    data: CodesDataConfig,
     before: dict[str, Stage],
     parts: tuple[str, ...],
     **model: int,
 ) -> Pipeline:
     """The pipeline for another condition than texts; `before` are the stages that it needs besides."""
-    whole, transformer = taming(), taming_transformer()
+    whole, transformer, name = taming(), taming_transformer(), f"taming-{condition}"
     beside = next((name for name in ("embeddings", "views") if name in before), None)
     return replace(
         whole,
-        name=f"taming-{condition}",
+        name=name,
         summary=summary,
         stages={
             "codec": whole.stages["codec"],
@@ -178,15 +196,15 @@ def _for(
             **before,
             "transformer": replace(
                 transformer,
-                name=f"taming-{condition}-transformer",
-                summary=f"The transformer of {condition} conditions to the codes of a VQGAN.",
+                name=f"{name}-transformer",
+                summary=f"The transformer of {name}, over the codes of a VQGAN.",
                 model=replace(transformer.model, **model),
                 data=data,
                 learns_from=partial(_codes, beside),
                 needs=("tokens",) if beside is None else ("tokens", beside),
                 captioned=False,
             ),
-            "model": ModelStage(name=f"taming-{condition}-model", kind="taming", parts=parts),
+            "model": ModelStage(name=f"{name}-model", kind="taming", parts=parts),
         },
     )
 
@@ -195,6 +213,11 @@ def _codes(beside: str | None, recipe: Recipe, context: Context) -> Encoded:  # 
     """The codes, with those of another stage beside them."""
     encoded = Encoded.load(context.part("tokens"))
     return encoded if beside is None else encoded.beside(Encoded.load(context.part(beside)))
+
+
+def taming_unconditional_tiny() -> Pipeline:
+    """The same at 32 pixels."""
+    return _tiny(taming_unconditional())
 
 
 def taming_class_tiny() -> Pipeline:
