@@ -21,7 +21,7 @@ from pinxit.recipes.tokens import TokensStage
 
 
 def dalle2_emoji() -> Pipeline:
-    """The whole of it; with the CLIP of `dalle1-emoji` in less than 28 MB."""
+    """The whole of it."""
     whole = _emoji(dalle2(), dalle1_emoji().stages["clip"], moves=5, colours=3)
     decoder, prior, ar_prior = (whole.stages[name] for name in ("decoder", "prior", "ar_prior"))
     assert isinstance(decoder, Recipe)
