@@ -31,6 +31,7 @@ from pinxit.recipes.recipe import Context, Recipe
 from pinxit.recipes.tokens import TokensStage, Versions
 from pinxit.systems.clip import load_clip
 from pinxit.systems.codec import Codec
+from pinxit.systems.encoder import load_encoder
 from pinxit.systems.token_system import TokenSystem
 from pinxit.text.tokenizer import Tokenizer
 
@@ -83,6 +84,9 @@ def test_a_part_of_a_shipped_model_is_shared_and_not_copied(
     assert load_clip(context.out, "cpu").fingerprint == load_clip("first", "cpu").fingerprint
 
     assert not replace(sharing, shared={}).done(context)
+    other = replace(context, out=tmp_path / "third", parts={**parts, "dvae": "first"})
+    replace(stage, shared={"dvae": "first"}).run(other)
+    assert load_encoder(other.out, "cpu").fingerprint == load_encoder("first", "cpu").fingerprint
     with pytest.raises(PinxitError, match="no part to share 'clpi'"):
         replace(sharing, shared={"clpi": "first"})
     with pytest.raises(PinxitError, match="The clip is not that of first: give --part clip=first"):

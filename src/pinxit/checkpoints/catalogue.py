@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
@@ -71,9 +72,8 @@ def part(folder: Path, name: str) -> Path:
 
     Raises PinxitError where this package has no such model, or one of other weights.
     """
-    config = read_config(folder)
-    shared = config.get("shared")
-    if not isinstance(shared, dict) or name not in shared:
+    config, shared = read_config(folder), _shared(folder)
+    if name not in shared:
         return folder / name
     inside = next((own / name for owner, own in shipped().items() if owner == shared[name]), None)
     if inside is None or fingerprint(inside) != config.get("made_from", {}).get(name):
@@ -82,6 +82,18 @@ def part(folder: Path, name: str) -> Path:
             f"package ({', '.join(shipped())}), or has other weights here. Install the pinxit that it belongs to."
         )
     return inside
+
+
+def parts(folder: Path) -> list[Path]:
+    """The folders of all parts of a system, its own and those that it shares, by their names."""
+    own = {config.parent.name for config in folder.glob("*/config.json")}
+    return [part(folder, name) for name in sorted({*own, *_shared(folder)})]
+
+
+def _shared(folder: Path) -> dict[str, Any]:
+    """What config.json says of parts that lie in shipped models: their names, and those of the models."""
+    shared = read_config(folder).get("shared")
+    return shared if isinstance(shared, dict) else {}
 
 
 def fetch(address: str, files: Sequence[str]) -> Path:

@@ -72,9 +72,7 @@ def load_encoder(name: str | Path, device: str | torch.device | None = None) -> 
     found = catalogue.find(name)
     folder, kind = found.folder, read_config(found.folder)["kind"]
     if kind not in {*NETWORKS, CLIPSystem.kind}:
-        names = {path.parent.name for path in folder.glob("*/config.json")} | {*read_config(folder).get("shared", {})}
-        inside = [catalogue.part(folder, name) for name in sorted(names)]
-        codecs = [path for path in inside if read_config(path)["kind"] in NETWORKS]
+        codecs = [path for path in catalogue.parts(folder) if read_config(path)["kind"] in NETWORKS]
         if not codecs:
             raise PinxitError(f"{found.name} is of kind {kind} and has no codec in it. Give a model that has one.")
         folder = codecs[0]
