@@ -21,6 +21,7 @@ from pinxit.recipes.denoisers import Seen
 from pinxit.recipes.overrides import override
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Context, Recipe
+from pinxit.systems import noise_drawing
 from pinxit.systems.dalle2 import DALLE2System, slerp
 from pinxit.systems.picture import read_settings
 from pinxit.systems.prior_drawing import ARPriorDrawer
@@ -69,6 +70,29 @@ def test_from_texts(system: DALLE2System) -> None:
     )
     with pytest.raises(PinxitError, match=r"There is no prior 'diffuson'\. Did you mean 'diffusion'"):
         system.generate("a red star", 1, prior="diffuson")
+
+
+def test_pictures_are_enlarged_at_any_size(
+    system: DALLE2System, monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    small = PICTURE.resize((30, 37))
+    made = system.upsample(small, seed=3, upsample_steps=2)
+    assert made.image.size == (4 * 30, 4 * 37), "by both networks"
+    assert made.settings == {"upsampled": [30, 37], "upsample_steps": 2}
+    assert system.upsample(PICTURE.resize((64, 70)), upsample_steps=2).image.size == (128, 140), "by the second"
+    large = PICTURE.resize((64, 300))
+    tiled = system.upsample(large, seed=3, upsample_steps=2).image
+    assert tiled.size == (128, 600)
+    monkeypatch.setattr(noise_drawing, "TILE", 1_024)
+    whole = system.upsample(large, seed=3, upsample_steps=2).image
+    assert 0 < np.abs(np.asarray(tiled).astype(int) - np.asarray(whole).astype(int)).mean() < 4
+    with pytest.raises(PinxitError, match="would have 16000x16000 pixels"):
+        system.upsample(Image.new("RGB", (8_000, 8_000)))
+    PICTURE.save(tmp_path / "one.png")
+    how = ["upsample", str(tmp_path / "one.png"), "-m", str(folder), "--upsample-steps", "1", "--seed", "1"]
+    outcome = CliRunner().invoke(main, [*how, "-o", str(tmp_path / "large.png")])
+    assert outcome.exit_code == 0, outcome.output
+    assert open_image(tmp_path / "large.png").size == (128, 128)
 
 
 def test_from_pictures(system: DALLE2System) -> None:

@@ -75,6 +75,7 @@ def test_texts_a_cascade_and_clip(tmp_path: Path) -> None:
     system = run("glide-128-tiny", tmp_path)
     assert (system.kind, system.generate("a red star", 2, rerank=3, steps=3)[0].image.size) == ("glide", (32, 32))
     assert "upsample_steps" in system.defaults
+    assert system.upsample(Image.new("RGB", (20, 16), "red"), "a red star", upsample_steps=2).image.size == (40, 32)
 
 
 def test_a_part_of_a_picture_after_what_was_learnt_of_whole_ones(tmp_path: Path) -> None:
@@ -97,6 +98,16 @@ def test_training_starts_from_a_network_that_is_alike(tmp_path: Path) -> None:
     run("ddpm-tiny", tmp_path / "ddpm")
     with pytest.raises(PinxitError, match=r"Training cannot start from .*, whose network is another: "):
         run("glide-tiny", tmp_path / "glide", start=str(tmp_path / "ddpm" / "base"))
+    glide = run("glide-tiny", tmp_path / "glide")
+    with pytest.raises(PinxitError, match="has no network that enlarges"):
+        glide.upsample(Image.new("RGB", (32, 32)))
+    run("dalle2-tiny", tmp_path / "dalle2", start=str(tmp_path / "glide"))
+    before, after = (
+        read_tensors(tmp_path / folder / "model", "denoiser") for folder in ("glide/base", "dalle2/decoder")
+    )
+    assert all((after[name] - value).abs().max() < 0.1 for name, value in before.items())
+    learnt = after["embedding_to_tokens.weight"].abs().max()
+    assert 0 < learnt < 0.02, "nothing was told of embeddings at first"
 
 
 @pytest.mark.parametrize("name", ["gan", "gan-class"])

@@ -1,4 +1,4 @@
-"""`pinxit generate`, `complete`, `edit`, `translate`, `vary`, `blend` and `restyle`: pictures into files."""
+"""Pictures into files: `pinxit generate`, and what makes them of other pictures."""
 
 from __future__ import annotations
 
@@ -47,6 +47,9 @@ COUNTED: list[Option] = [
 """Of what draws as many as are asked for."""
 
 
+GRID: Option = click.option("--grid", "grid_only", is_flag=True, help="Write the grid only, no single pictures.")
+
+
 def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of what draws several pictures after a text; a setting that is not given stays None."""
     return _with(COUNTED, drawing_options(command))
@@ -54,13 +57,17 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def drawing_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of everything that draws pictures."""
+    size = click.option("--size", callback=read_size, metavar="WxH", help="In pixels, where the model has a choice.")
+    return single_options(_with([setting_options, size, GRID], command))
+
+
+def single_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of what makes a picture at random."""
     options: list[Option] = [
         click.option("-m", "--model", metavar="MODEL", help="A shipped name, a checkpoint folder or hf:owner/name."),
         click.option(
             "--seed", type=click.IntRange(0), metavar="S", help="Picture i has seed S + i; random if left out."
         ),
-        setting_options,
-        click.option("--size", callback=read_size, metavar="WxH", help="In pixels, where the model has a choice."),
         device_option,
         quick_options,
         click.option(
@@ -72,7 +79,6 @@ def drawing_options(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             help="A folder, or a name that ends in .png: one picture, or the grid of several.",
         ),
-        click.option("--grid", "grid_only", is_flag=True, help="Write the grid only, no single pictures."),
     ]
     return _with(options, command)
 
@@ -304,6 +310,27 @@ def restyle(
             picture, from_text, to_text, frames, strength=strength, seed=seed, progress=progress, **asked
         )
     _write(out, made, grid_only, frames)
+
+
+@click.command(short_help="Enlarge a picture.")
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("--prompt", default="", metavar="TEXT", help="What it shows, for models that enlarge after a text.")
+@click.option("--upsample-steps", type=click.IntRange(1), metavar="K", help="Of each network that enlarges.")
+@single_options
+def upsample(image: Path, prompt: str, model: str | None, device: str | None, out: Path, **asked: Any) -> None:
+    """Enlarge IMAGE, of any size, by the networks with which the model enlarges what it draws.
+
+    It begins with the one that has learnt of pictures nearest to IMAGE in size, and goes on with those after it. What
+    is larger than 512 pixels is made in tiles. The file is written as `pinxit generate` writes it.
+    """
+    from pinxit.data.images import open_image
+
+    picture = open_image(image)
+    system = _load(model, device, asked)
+    seed = _seed(asked)
+    with _shown(image.name) as progress:
+        made = system.upsample(picture, prompt, seed=seed, progress=progress, **asked)
+    _write(out, [made], False)
 
 
 def _seed(asked: dict[str, Any]) -> int:

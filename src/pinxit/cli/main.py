@@ -27,6 +27,7 @@ VERBS = {
     "vary": Verb("pinxit.cli.generate:vary", "Make variations of a picture."),
     "blend": Verb("pinxit.cli.generate:blend", "Go from one picture to the next."),
     "restyle": Verb("pinxit.cli.generate:restyle", "Turn a picture from one text towards another."),
+    "upsample": Verb("pinxit.cli.generate:upsample", "Enlarge a picture."),
     "reconstruct": Verb("pinxit.cli.codec:reconstruct", "Show what pictures look like through a model's codes."),
     "classify": Verb("pinxit.cli.clip:classify", "Say which of some labels fits a picture best."),
     "search": Verb("pinxit.cli.clip:search", "Find the pictures nearest to a text or a picture."),

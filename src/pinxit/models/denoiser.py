@@ -311,18 +311,21 @@ SIZES = {
 
 
 def widened(state: Mapping[str, Tensor], network: Denoiser) -> dict[str, Tensor]:
-    """The weights of a network that is shown less beside the noisy picture: what it reads the rest with is zero.
+    """The weights of a network that is told less: what it reads the rest with is zero.
 
-    So it starts by telling what it told before (Nichol et al. 2021, section 2.5).
+    So it starts by telling what it told before: of what is shown beside the noisy picture (Nichol et al. 2021,
+    section 2.5), and of the embedding of a picture.
     """
     name = "unet.encoder.stem.weight"
     wanted, found = network.unet.encoder.stem.weight, state.get(name)
+    full = {key: value.new_zeros(value.shape) for key, value in network.state_dict().items() if "embedding" in key}
+    full |= state
     if found is None or found.shape[1] == wanted.shape[1]:
-        return dict(state)
+        return full
     more = found.new_zeros(wanted.shape[0], wanted.shape[1], *wanted.shape[2:])
     patch = network.config.unet.patch**2
     inputs = network.config.unet.inputs * patch
     known = 4 * patch * network.config.known
     more[:, :inputs] = found[:, :inputs]
     more[:, inputs + known :] = found[:, inputs:]
-    return {**state, name: more}
+    return {**full, name: more}

@@ -37,7 +37,7 @@ DEFAULTS = {"sampler": "dpm-solver", "steps": 25, "guidance": 3.0}
 
 def dalle2_decoder() -> Recipe:
     """GLIDE's base, told the embedding of the picture; one in ten and every other text are left out (section 2.1)."""
-    return _of_embeddings(
+    return of_embeddings(
         glide_base(),
         "dalle2-decoder",
         "unCLIP's decoder: a U-Net that draws 64 pixels of the CLIP embedding of a picture.",
@@ -46,12 +46,13 @@ def dalle2_decoder() -> Recipe:
 
 def dalle2_decoder_tiny() -> Recipe:
     """The same at 32 pixels, in seconds."""
-    return _of_embeddings(
+    return of_embeddings(
         glide_base_tiny(), "dalle2-decoder-tiny", "The recipe dalle2-decoder at 32 pixels, in seconds."
     )
 
 
-def _of_embeddings(base: Recipe, name: str, summary: str) -> Recipe:
+def of_embeddings(base: Recipe, name: str, summary: str) -> Recipe:
+    """GLIDE's base, as one that is told the embedding of the picture."""
     return replace(
         base,
         name=name,
@@ -85,6 +86,7 @@ def dalle2_upsampler() -> Recipe:
             low_noise=True,
         ),
         data=DrawingDataConfig(low_damage="blur", window=0.25),
+        takes=(),
         captioned=False,
     )
 

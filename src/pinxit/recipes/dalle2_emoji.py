@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pinxit.recipes.dalle1_emoji import CAPTIONS, LICENCE, NO_THINGS, PROMPTS, dalle1_emoji, dalle1_emoji_tiny
-from pinxit.recipes.dalle2 import DEFAULTS, ENLARGES, PARTS, dalle2, dalle2_tiny
+from pinxit.recipes.dalle1_emoji import CAPTIONS, LICENCE, NO_THINGS, dalle1_emoji, dalle1_emoji_tiny
+from pinxit.recipes.dalle2 import DEFAULTS, ENLARGES, PARTS, dalle2, dalle2_tiny, of_embeddings
+from pinxit.recipes.glide_emoji import glide_emoji_base, glide_emoji_base_tiny
 from pinxit.recipes.model import ModelStage
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Recipe, Stage
@@ -22,12 +23,10 @@ from pinxit.recipes.tokens import TokensStage
 
 def dalle2_emoji() -> Pipeline:
     """The whole of it."""
-    whole = _emoji(dalle2(), dalle1_emoji().stages["clip"], moves=5, colours=3)
-    decoder, prior, ar_prior = (whole.stages[name] for name in ("decoder", "prior", "ar_prior"))
-    assert isinstance(decoder, Recipe)
+    whole = _emoji(dalle2(), glide_emoji_base(), dalle1_emoji().stages["clip"], moves=5, colours=3)
+    prior, ar_prior = (whole.stages[name] for name in ("prior", "ar_prior"))
     assert isinstance(prior, Recipe)
     assert isinstance(ar_prior, Recipe)
-    text = replace(decoder.model.text, vocabulary=1_024, length=20, width=128, depth=3, heads=2)
     return replace(
         whole,
         name="dalle2-emoji",
@@ -44,11 +43,6 @@ def dalle2_emoji() -> Pipeline:
                 model=replace(ar_prior.model, width=128, heads=2),
                 training=replace(ar_prior.training, steps=3_000),
             ),
-            "decoder": replace(
-                decoder,
-                model=replace(decoder.model, text=text, unet=replace(decoder.model.unet, tokens=text.width)),
-                training=replace(decoder.training, steps=12_000, batch_size=32),
-            ),
         },
     )
 
@@ -56,27 +50,25 @@ def dalle2_emoji() -> Pipeline:
 def dalle2_emoji_tiny() -> Pipeline:
     """The same from 32 pixels to 128, in two minutes."""
     return replace(
-        _emoji(dalle2_tiny(), dalle1_emoji_tiny().stages["clip"], moves=1, colours=1),
+        _emoji(dalle2_tiny(), glide_emoji_base_tiny(), dalle1_emoji_tiny().stages["clip"], moves=1, colours=1),
         name="dalle2-emoji-tiny",
         summary="The recipe dalle2-emoji from 32 pixels to 128, in two minutes.",
     )
 
 
-def _emoji(whole: Pipeline, clip: Stage, *, moves: int, colours: int) -> Pipeline:
-    """What learns from emoji, from those that `dalle1-emoji`'s transformer learns from."""
-    stages = {**whole.stages, "clip": clip}
-    for name in ("prior", "ar_prior", "decoder"):
+def _emoji(whole: Pipeline, base: Recipe, clip: Stage, *, moves: int, colours: int) -> Pipeline:
+    """What learns from emoji; the decoder is the base of `glide-emoji`, told embeddings."""
+    decoder = of_embeddings(base, base.name.replace("glide-emoji-base", "dalle2-emoji-decoder"), "Draws emoji.")
+    stages = {**whole.stages, "clip": clip, "decoder": decoder}
+    for name in ("prior", "ar_prior"):
         stage = stages[name]
         assert isinstance(stage, Recipe)
         stages[name] = replace(stage, data=replace(stage.data, captions=CAPTIONS), licence=LICENCE)
-    embeddings, decoder = stages["embeddings"], stages["decoder"]
+    embeddings = stages["embeddings"]
     assert isinstance(embeddings, TokensStage)
-    assert isinstance(decoder, Recipe)
     stages["embeddings"] = replace(
         embeddings, data=replace(embeddings.data, exclude=NO_THINGS), moves=moves, colours=colours
     )
-    drawings = replace(decoder.data, exclude=NO_THINGS, recolour=0.4, crop=0.9, prompts=PROMPTS)
-    stages["decoder"] = replace(decoder, data=drawings)
     stages["model"] = ModelStage(
         name="dalle2-model", kind="dalle2", parts=PARTS + ENLARGES, defaults=DEFAULTS, licence=LICENCE
     )

@@ -211,7 +211,7 @@ def build_denoiser(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
         config = replace(config, embedding=clip.shape[0])
         given, said["clip"] = Seen(clip, data.embedding_dropout, unit=config.unit), clip.fingerprint
     network = Denoiser(config)
-    if "start" in context.parts:
+    if "start" in recipe.takes and "start" in context.parts:
         _start(network, context.model("start"))
     size = config.unet.size
     plain = Example(

@@ -102,6 +102,7 @@ def glide_upsampler() -> Recipe:
         summary="The upsampler of GLIDE: 64 pixels to 128, after the text as well.",
         model=replace(BASE, unet=unet, low=64, low_noise=True),
         training=replace(base.training, batch_size=32),
+        takes=(),
     )
 
 
@@ -155,15 +156,16 @@ def glide_128_tiny() -> Pipeline:
 
 def glide_inpaint() -> Pipeline:
     """A GLIDE that goes on to learn from pictures of which it is shown a part."""
-    return _inpainting(glide(), "glide-inpaint", "GLIDE that paints parts of pictures anew, seeing the rest.")
+    return inpainting(glide(), "glide-inpaint", "GLIDE that paints parts of pictures anew, seeing the rest.")
 
 
 def glide_inpaint_tiny() -> Pipeline:
     """The same at 32 pixels, in a minute."""
-    return _inpainting(glide_tiny(), "glide-inpaint-tiny", "The recipe glide-inpaint at 32 pixels, in a minute.")
+    return inpainting(glide_tiny(), "glide-inpaint-tiny", "The recipe glide-inpaint at 32 pixels, in a minute.")
 
 
-def _inpainting(whole: Pipeline, name: str, summary: str) -> Pipeline:
+def inpainting(whole: Pipeline, name: str, summary: str) -> Pipeline:
+    """A GLIDE, as one that is shown a part of the picture."""
     base = whole.stages["base"]
     assert isinstance(base, Recipe)
     learns = replace(

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from pinxit.data.images import fit, to_tensor
+from pinxit.data.images import LIMITS, fit, opaque, to_pil, to_tensor
 from pinxit.diffusion.process import roughened
 from pinxit.errors import PinxitError
 from pinxit.models.denoiser import Asked
 from pinxit.progress import Progress
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer, Score, noise_of
+from pinxit.systems.picture import Picture
+from pinxit.systems.reranking import in_half
+from pinxit.systems.system import Settings, System, check
 
 LOW_LEVEL = 0.1
 """How noisy a network that has learnt to enlarge noisy pictures is shown those drawn before: what they have of faults
@@ -68,11 +73,7 @@ class Cascade:
         The base starts from `noise` where that is given. `steps` are those of each network that enlarges, which is not
         guided.
         """
-        parts = 1 + len(self.larger)
-
-        def told(part: int) -> Progress | None:
-            return progress and (lambda done, total: progress(part * total + done, parts * total))
-
+        told = shares(progress, 1 + len(self.larger))
         pixels = self.base.draw(
             showing(self.base, asked, shown, len(seeds)),
             seeds,
@@ -83,15 +84,71 @@ class Cascade:
             progress=told(0),
         )
         for part, drawer in enumerate(self.larger, 1):
-            wanted = enlarging(drawer, asked, pixels, seeds, 2 * part)
-            pixels = drawer.draw(
-                showing(drawer, wanted, shown, len(seeds)),
-                seeds,
-                drawer.enlarging._replace(steps=steps) if steps else drawer.enlarging,
-                stream=2 * part - 1,
-                progress=told(part),
-            )
+            pixels = enlarged(drawer, asked, pixels, seeds, part, shown=shown, steps=steps, progress=told(part))
         return pixels
+
+
+def upsampled(
+    system: System,
+    cascade: Cascade,
+    image: Image.Image,
+    asked: Asked,
+    prompt: str,
+    seed: int,
+    *,
+    steps: int | None,
+    progress: Progress | None,
+) -> Picture:
+    """A picture of any size, enlarged by the network that has learnt of pictures nearest to it in size, and on.
+
+    Raises PinxitError where nothing enlarges, for settings out of range and for what would be too large.
+    """
+    lows = [drawer.config.low or 1 for drawer in cascade.larger]
+    if not lows:
+        raise PinxitError(f"{system.name or system.kind} has no network that enlarges.")
+    check(1, seed, Settings(upsample_steps=steps))
+    first = min(range(len(lows)), key=lambda part: abs(math.log(min(image.size) / lows[part])))
+    scales = [drawer.size // low for drawer, low in zip(cascade.larger, lows, strict=True)][first:]
+    width, height = (math.prod(scales) * side for side in image.size)
+    if width * height > LIMITS.pixels:
+        raise PinxitError(f"The picture would have {width}x{height} pixels; at most {LIMITS.pixels:,} can be made.")
+    told = shares(progress, len(scales))
+    pixels = to_tensor(opaque(image))[None]
+    for step, (scale, drawer) in enumerate(zip(scales, cascade.larger[first:], strict=True)):
+        high, wide = pixels.shape[2:]
+        factor = drawer.config.unet.factor
+        pad = factor // math.gcd(factor, scale)
+        pixels = F.pad(pixels, (0, -wide % pad, 0, -high % pad), "replicate")
+        pixels = enlarged(drawer, asked, pixels, [seed], 1 + first + step, steps=steps, progress=told(step))
+        pixels = pixels[..., : scale * high, : scale * wide]
+    kept = {"upsampled": list(image.size)} | ({"upsample_steps": steps} if steps else {})
+    return Picture(to_pil(pixels[0]), prompt, seed, system.name, in_half(Settings(**kept), cascade.base.bf16))  # type: ignore[typeddict-item]
+
+
+def shares(progress: Progress | None, parts: int) -> Callable[[int], Progress | None]:
+    """The progress of each part of the work, all as long."""
+    return lambda part: progress and (lambda done, total: progress(part * total + done, parts * total))
+
+
+def enlarged(
+    drawer: NoiseDrawer,
+    asked: Asked,
+    low: Tensor,
+    seeds: Sequence[int],
+    part: int,
+    *,
+    shown: Shown | None = None,
+    steps: int | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Pictures b 3 h w by the network that is `part` of a cascade, from smaller ones."""
+    return drawer.draw(
+        showing(drawer, enlarging(drawer, asked, low, seeds, 2 * part), shown, len(seeds)),
+        seeds,
+        drawer.enlarging._replace(steps=steps) if steps else drawer.enlarging,
+        stream=2 * part - 1,
+        progress=progress,
+    )
 
 
 def showing(drawer: NoiseDrawer, asked: Asked, shown: Shown | None, rows: int) -> Asked:

@@ -27,7 +27,7 @@ from pinxit.errors import PinxitError, unknown
 from pinxit.models.denoiser import Asked
 from pinxit.models.prior import read
 from pinxit.progress import Progress
-from pinxit.systems.cascade import Cascade, Shown
+from pinxit.systems.cascade import Cascade, Shown, upsampled
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.conditions import Condition, NoCondition, read_word_condition
 from pinxit.systems.masking import edited, masked
@@ -340,6 +340,18 @@ class DALLE2System(System):
             along, seeds, chosen, noise=noise.expand(frames, -1, -1, -1), progress=progress
         )
         return self._pictures(pictures, to_text, seeds, chosen, restyled_from=from_text, strength=strength)
+
+    def upsample(
+        self,
+        image: Image.Image,
+        prompt: str = "",
+        *,
+        seed: int = 0,
+        upsample_steps: int | None = None,
+        progress: Progress | None = None,
+    ) -> Picture:
+        """Enlarges a picture of any size by the networks that enlarge what it draws, which know of no prompt."""
+        return upsampled(self, self.cascade, image, Asked(), prompt, seed, steps=upsample_steps, progress=progress)
 
     def take_apart(self, images: Sequence[Image.Image], settings: Settings) -> tuple[Tensor, Tensor]:
         """Pictures -> z b d and x_T b 3 h w: what CLIP sees of them, and the noise that gives them by DDIM."""

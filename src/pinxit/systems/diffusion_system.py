@@ -22,7 +22,7 @@ from pinxit.data.images import to_pil
 from pinxit.diffusion.guidance import ALWAYS
 from pinxit.models.denoiser import Asked
 from pinxit.progress import Progress
-from pinxit.systems.cascade import Cascade, Shown
+from pinxit.systems.cascade import Cascade, Shown, upsampled
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.conditions import Condition, LabelCondition, NoCondition, TextCondition, read_word_condition
 from pinxit.systems.gradients import Judge, read_judge
@@ -132,6 +132,22 @@ class DiffusionSystem(System):
         half = self.cascade.base.bf16
         made = painted(self, prompt, n, seed, settings, progress, bf16=half, shown=(before, white))
         return [edited(picture, before, white) for picture in made]
+
+    def upsample(
+        self,
+        image: Image.Image,
+        prompt: str = "",
+        *,
+        seed: int = 0,
+        upsample_steps: int | None = None,
+        progress: Progress | None = None,
+    ) -> Picture:
+        """Enlarges a picture of any size by the network that enlarges what it draws itself, which may know a prompt."""
+        if "upsample" not in KINDS[self.kind].can:
+            raise self.lacks("upsample")
+        return upsampled(
+            self, self.cascade, image, self._asked([prompt]), prompt, seed, steps=upsample_steps, progress=progress
+        )
 
     def paint(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from pinxit.models.denoiser import Asked, Denoiser, DenoiserConfig
 from pinxit.models.unet import Guide
 from pinxit.nn.compiling import check_compiler
 from pinxit.progress import Progress
+from pinxit.systems.tiles import TILE, by_tiles
 
 BATCH = 32
 """Pictures of 64 pixels a side that are drawn at once; fewer of larger ones."""
@@ -251,14 +253,21 @@ class NoiseDrawer:
         return guidance.clipped(denoise)
 
     def _told(self, asked: Asked) -> Denoise:
-        """The network as samplers know it, for what is asked."""
+        """The network as samplers know it, for what is asked; large pictures are enlarged tile by tile."""
         guide: Guide | None = None
 
         def network(x: Tensor, times: Tensor) -> Tensor:
             nonlocal guide
             with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                guide = guide or self._twin.guide(asked)
-                return self._forward(x, times, guide).float()
+                guide = known = guide or self._twin.guide(asked)
+                if self.config.low is None or max(x.shape[2:]) <= TILE:
+                    return self._forward(x, times, known).float()
+
+                def tile(part: Tensor, rows: slice, columns: slice) -> Tensor:
+                    beside = None if known.beside is None else known.beside[..., rows, columns]
+                    return self._forward(part, times, replace(known, beside=beside)).float()
+
+                return by_tiles(tile, x, self.config.unet.factor)
 
         return self.process.denoiser(network)
 
