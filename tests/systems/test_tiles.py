@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ def test_tiles_cover_a_side_and_overlap(side: int) -> None:
     assert (tiles[0].start, tiles[-1].stop) == (0, side)
     assert len({tile.stop - tile.start for tile in tiles}) == 1
     assert all(tile.start % 16 == 0 and tile.stop - tile.start <= TILE + OVERLAP for tile in tiles)
-    assert all(before.stop - after.start >= OVERLAP for before, after in zip(tiles, tiles[1:], strict=False))
+    assert all(before.stop - after.start >= OVERLAP for before, after in itertools.pairwise(tiles))
 
 
 def test_what_is_told_of_places_alone_is_as_told_of_all_at_once() -> None:
