@@ -7,8 +7,8 @@
 Prompts are captions (of a model for classes: classes) that at least two scenes of the source have. A model draws
 twice for each, and is held against the two scenes. Following is as `pinxit evaluate` has it. The distance of features
 is Fréchet's, by CLIP, over all pictures. Variety is one minus the cosine of the features of the two pictures of a
-prompt, as a share of that of its two scenes. A model without the option is one point. Repeating goes on where it
-stopped. Writes results.json, plot.png and samples.png into OUT.
+prompt, as a share of that of its two scenes. A model without the option is one point; DALL·E 2 is drawn by each of its
+priors and by none. Repeating goes on where it stopped. Writes results.json, plot.png and samples.png into OUT.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from pinxit.evaluation.best_of import APART, AT_ONCE, Painter
 from pinxit.evaluation.distances import frechet
 from pinxit.evaluation.following import following
 from pinxit.systems.clip import CLIPSystem, load_clip
+from pinxit.systems.dalle2 import NO_PRIOR, DALLE2System
 from pinxit.systems.system import Settings
 
 Prompt = tuple[str, Ask, tuple[int, int]]
@@ -115,12 +116,21 @@ def opened(folder: Path) -> Painter:
     return system
 
 
-def settings_of(folder: Path, given: argparse.Namespace) -> list[dict[str, Any]]:
-    """One for each scale, where the model knows the option."""
-    fixed = {"steps": given.steps} if given.steps and "steps" in opened(folder).defaults else {}
-    if given.option not in opened(folder).defaults:
-        return [fixed]
-    return [{**fixed, given.option: scale} for scale in given.scales]
+def ways_of(folder: Path, given: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """What each line of the table is called -> its settings, one for each scale where the model knows the option."""
+    system = opened(folder)
+    fixed = {"steps": given.steps} if given.steps and "steps" in system.defaults else {}
+    scales = [{given.option: scale} for scale in given.scales] if given.option in system.defaults else [{}]
+    if not isinstance(system, DALLE2System):
+        return {folder.name: [{**fixed, **scale} for scale in scales]}
+    return {
+        f"{folder.name}, {prior} prior": [{**fixed, "prior": prior, **scale} for scale in scales]
+        for prior in (*system.priors, NO_PRIOR)
+    }
+
+
+def _told(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def plot(results: dict[str, list[dict[str, Any]]], option: str, path: Path) -> None:
@@ -184,18 +194,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
 
-    folders = {folder.name: folder for folder in given.models}
-    if len(folders) < len(given.models):
+    if len({folder.name for folder in given.models}) < len(given.models):
         parser.error("two models have the same name; give links to them of different names")
     results: dict[str, list[dict[str, Any]]] = {}
-    for name, folder in folders.items():
-        results[name] = []
-        for settings in settings_of(folder, given):
-            asked = {"model": str(folder), "settings": settings, "clip": str(given.clip)}
-            asked |= {"data": given.data, "n": given.n}
-            told = "-".join([name, *(f"{option}-{value:g}" for option, value in settings.items())])
-            (given.out / told).mkdir(parents=True, exist_ok=True)
-            results[name].append(kept(given.out / told, asked, partial(measure, folder, settings, given)))
+    folders: dict[str, Path] = {}
+    for folder in given.models:
+        for name, ways in ways_of(folder, given).items():
+            results[name], folders[name] = [], folder
+            for settings in ways:
+                asked = {"model": str(folder), "settings": settings, "clip": str(given.clip)}
+                asked |= {"data": given.data, "n": given.n}
+                told = "-".join([folder.name, *(f"{option}-{_told(value)}" for option, value in settings.items())])
+                (given.out / told).mkdir(parents=True, exist_ok=True)
+                results[name].append(kept(given.out / told, asked, partial(measure, folder, settings, given)))
     (given.out / "results.json").write_text(json.dumps(results, indent=2))
     plot(results, given.option, given.out / "plot.png")
     samples(results, folders, given).save(given.out / "samples.png")

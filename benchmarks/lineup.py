@@ -1,7 +1,11 @@
-"""The same prompts, or the same upper halves of pictures, by several models, one below the other.
+"""The same prompts, upper halves of pictures or parts to paint anew, by several models, one below the other.
 
     python benchmarks/lineup.py lineup.png --models runs/taming runs/maskgit runs/igpt --prompts examples/prompts.txt
     python benchmarks/lineup.py halves.png --models runs/taming runs/maskgit runs/igpt --complete my-pictures/
+    python benchmarks/lineup.py edits.png --models runs/inpaint runs/dalle2 --edit edits.jsonl
+
+Every line of edits.jsonl names a picture, beside it, the box to paint anew in shares of its width and height, and what
+with: {"image": "cat.png", "box": [0, 0, 1, 0.3], "prompt": "a top hat"}.
 
 A model that reads no texts draws whatever it likes, and completes what it is shown after nothing.
 """
@@ -9,14 +13,15 @@ A model that reads no texts draws whatever it likes, and completes what it is sh
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
 from equal_minutes import sheet
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import pinxit
-from pinxit.data.images import fit, opaque
+from pinxit.data.images import fit, opaque, open_image
 from pinxit.data.pairs import open_pairs
 from pinxit.data.sample import Sample
 from pinxit.errors import PinxitError
@@ -54,6 +59,27 @@ def completed(
     return rows
 
 
+def edited(
+    systems: dict[str, Any], wishes: list[dict[str, Any]], beside: Path, given: argparse.Namespace
+) -> dict[str, list[Image.Image]]:
+    """The pictures, what is to be painted of them, and what each model paints."""
+    whole = [fit(open_image(beside / wish["image"]), 256) for wish in wishes]
+    masks = [Image.new("L", image.size, 0) for image in whole]
+    for mask, wish in zip(masks, wishes, strict=True):
+        left, top, right, bottom = (256 * share for share in wish["box"])
+        ImageDraw.Draw(mask).rectangle((left, top, right - 1, bottom - 1), 255)
+    grey = Image.new("RGB", (256, 256), (128, 128, 128))
+    shown = [Image.composite(grey, image, mask) for image, mask in zip(whole, masks, strict=True)]
+    rows = {"picture": whole, "shown": shown}
+    for name, system in systems.items():
+        rows[name] = [
+            made.image
+            for i, (image, mask, wish) in enumerate(zip(whole, masks, wishes, strict=True))
+            for made in system.edit(image, mask, wish["prompt"], 1, seed=given.seed + i, **asked(system, given))
+        ]
+    return rows
+
+
 def read(system: Any, text: str) -> str:
     """What a model is asked for: nothing, where it reads no texts."""
     return text if system.reads_texts else ""
@@ -85,6 +111,9 @@ def draw(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
         lines = [line.strip() for line in given.prompts.read_text(encoding="utf-8").splitlines()]
         heads = [line for line in lines if line][: given.count]
         rows = drawn(systems, heads, given)
+    elif given.edit:
+        wishes = [json.loads(line) for line in given.edit.read_text(encoding="utf-8").splitlines()][: given.count]
+        heads, rows = [wish["prompt"] for wish in wishes], edited(systems, wishes, given.edit.parent, given)
     else:
         pairs = open_pairs(given.complete, size=128)
         count = min(given.count, len(pairs))
@@ -101,18 +130,19 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", required=True)
     parser.add_argument("--prompts", type=Path, help="a file of one prompt a line")
     parser.add_argument("--complete", metavar="SRC", help="pictures whose upper halves are shown")
+    parser.add_argument("--edit", type=Path, metavar="JSONL", help="pictures, boxes and what to paint there")
     parser.add_argument("--count", type=counted, default=10, help="of prompts or pictures")
     parser.add_argument("--rerank", type=counted, help="candidates, where a model has a CLIP")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--side", type=counted, default=80, help="pixels a picture is shown at")
     given = parser.parse_args()
-    if (given.prompts is None) == (given.complete is None):
-        parser.error("give either --prompts or --complete")
+    if sum(what is not None for what in (given.prompts, given.complete, given.edit)) != 1:
+        parser.error("give --prompts, --complete or --edit")
     if given.out.suffix != ".png":
         parser.error(f"{given.out} does not end in .png")
     try:
         draw(parser, given)
-    except (PinxitError, OSError) as fault:
+    except (PinxitError, OSError, ValueError, KeyError) as fault:
         parser.error(str(fault))
 
 

@@ -1,11 +1,14 @@
 """DALL·E 2 for emoji, beside `dalle1-emoji`, whose data it learns from and whose CLIP it shares.
 
+pinxit train glide-emoji --data SRC --out runs/glide-emoji --part clip=dalle1-emoji
 pinxit train dalle2-upsampler --data scenes:20000 --out runs/small --set model.unet.channels=32
-pinxit train dalle2-second-upsampler --data scenes:5000 --out runs/large --set model.unet.channels=64
-pinxit train dalle2-emoji --data SRC --out runs/emoji --part upsampler=runs/small --part second_upsampler=runs/large
+pinxit train dalle2-second-upsampler --data scenes:5000 --out runs/large --set model.unet.channels=48 \
+    --set model.unet.groups=16
+pinxit train dalle2-emoji --data SRC --out runs/dalle2-emoji --part clip=dalle1-emoji --part start=runs/glide-emoji \
+    --part upsampler=runs/small --part second_upsampler=runs/large --set 'model.shared={"clip": "dalle1-emoji"}'
 
-Emoji drawings are too small to learn to enlarge from; scenes are drawn at any size. With `--part clip=dalle1-emoji` and
-`--set model.shared={"clip":"dalle1-emoji"}` the CLIP is not trained again, nor copied.
+Emoji drawings are too small to learn to enlarge from; scenes are drawn at any size. The CLIP is not trained again, nor
+copied into the model.
 """
 
 from __future__ import annotations
@@ -59,6 +62,7 @@ def dalle2_emoji_tiny() -> Pipeline:
 def _emoji(whole: Pipeline, base: Recipe, clip: Stage, *, moves: int, colours: int) -> Pipeline:
     """What learns from emoji; the decoder is the base of `glide-emoji`, told embeddings."""
     decoder = of_embeddings(base, base.name.replace("glide-emoji-base", "dalle2-emoji-decoder"), "Draws emoji.")
+    decoder = replace(decoder, training=replace(base.training, steps=3 * base.training.steps // 4))
     stages = {**whole.stages, "clip": clip, "decoder": decoder}
     for name in ("prior", "ar_prior"):
         stage = stages[name]
