@@ -72,6 +72,19 @@ def test_from_texts(system: DALLE2System) -> None:
         system.generate("a red star", 1, prior="diffuson")
 
 
+def test_pictures_of_every_network_of_the_cascade(system: DALLE2System) -> None:
+    def sized(width: int, height: int) -> Settings:
+        return {**FEW, "size": (width, height)}
+
+    sizes = {side: system.generate("a red star", 1, **sized(side, side))[0].image for side in (32, 64, 128)}
+    assert {side: image.size for side, image in sizes.items()} == {side: (side, side) for side in sizes}
+    assert sizes[128].tobytes() == system.generate("a red star", 1, **FEW)[0].image.tobytes()
+    mask = Image.new("L", PICTURE.size, 255)
+    assert system.edit(PICTURE, mask, "a red star", 1, **sized(64, 64))[0].image.size == (64, 64)
+    with pytest.raises(PinxitError, match="This model draws 32x32, 64x64, 128x128, not 32x64"):
+        system.generate("a red star", 1, **sized(32, 64))
+
+
 def test_pictures_are_enlarged_at_any_size(
     system: DALLE2System, monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
 ) -> None:

@@ -50,6 +50,19 @@ class Cascade:
         """Pixels a side of what it draws."""
         return (self.base, *self.larger)[-1].size
 
+    def up_to(self, size: tuple[int, int] | None) -> Cascade:
+        """The part of it that draws pictures of a width and height; all where nothing is said of that.
+
+        Raises PinxitError for other sizes than those of its networks.
+        """
+        if size is None:
+            return self
+        sides = [drawer.size for drawer in (self.base, *self.larger)]
+        if size[0] != size[1] or size[0] not in sides:
+            told = ", ".join(f"{side}x{side}" for side in sides)
+            raise PinxitError(f"This model draws {told}, not {size[0]}x{size[1]}.")
+        return Cascade(self.base, *self.larger[: sides.index(size[0])])
+
     def quicken(self, *, bf16: bool = False, compile: bool = False) -> None:
         """All networks."""
         for drawer in (self.base, *self.larger):

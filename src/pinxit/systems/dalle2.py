@@ -48,6 +48,7 @@ DEFAULTS: Settings = {
     "interval": None,
     "threshold": None,
     "upsample_steps": None,
+    "size": None,
     "rerank": None,
 }
 """What is in force where a checkpoint and the person say nothing."""
@@ -154,7 +155,7 @@ class DALLE2System(System):
         **settings: Unpack[Settings],
     ) -> list[Picture]:
         """Paints anew where the mask is white, at every stage; the rest stays as it was, to the pixel."""
-        before, white = masked(image, mask, self.size)
+        before, white = masked(image, mask, self.cascade.up_to(settings.get("size") or self.defaults.get("size")).size)
         half = self.cascade.base.bf16
         made = painted(self, prompt, n, seed, settings, progress, bf16=half, shown=(before, white))
         return [edited(picture, before, white) for picture in made]
@@ -197,7 +198,7 @@ class DALLE2System(System):
     ) -> list[Image.Image]:
         """Pictures of embeddings b d, told their texts where there are; of some `noise` x_T rather than a seed's."""
         away = self._asked(self._nothing, [settings["negative"] or ""])
-        drawn = self.cascade.draw(
+        drawn = self.cascade.up_to(settings["size"]).draw(
             self._asked(embeddings, prompts or [""] * len(embeddings)),
             seeds,
             Drawing(

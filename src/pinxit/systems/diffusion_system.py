@@ -128,7 +128,7 @@ class DiffusionSystem(System):
         """
         if "edit" not in KINDS[self.kind].can:
             raise self.lacks("edit")
-        before, white = masked(image, mask, self.size)
+        before, white = masked(image, mask, self.cascade.up_to(settings.get("size") or self.defaults.get("size")).size)
         half = self.cascade.base.bf16
         made = painted(self, prompt, n, seed, settings, progress, bf16=half, shown=(before, white))
         return [edited(picture, before, white) for picture in made]
@@ -170,7 +170,7 @@ class DiffusionSystem(System):
             threshold=settings["threshold"],
             gradient=settings.get("gradient_guidance", 0.0),
         )
-        pixels = self.cascade.draw(
+        pixels = self.cascade.up_to(settings.get("size")).draw(
             self._asked(prompts),
             seeds,
             how,
@@ -198,7 +198,7 @@ def defaults_of(kind: str, *, upsampler: bool, judge: bool) -> Settings:
     """The settings that a kind of system takes, by the parts that it has."""
     known: dict[str, Any] = {**DEFAULTS}
     if upsampler:
-        known["upsample_steps"] = None
+        known |= {"upsample_steps": None, "size": None}
     if judge:
         known["gradient_guidance"] = 0.0
     if kind == "ddpm":
