@@ -20,7 +20,7 @@ PAGES += [path for path in sorted((ROOT / "src/pinxit/recipes").glob("*.py")) if
 
 def commands() -> Iterator[str]:
     for page in PAGES:
-        for line in page.read_text(encoding="utf-8").splitlines():
+        for line in re.sub(r" \\\n\s*", " ", page.read_text(encoding="utf-8")).splitlines():
             if found := re.match(r"(?:    )?(?:torchrun .* -m )?pinxit (\S.*)", line):
                 yield found[1].split("  ")[0].replace("[", "").replace("]", "").partition("#")[0]
 

@@ -1,9 +1,9 @@
-"""DALL·E 2 for emoji, beside `dalle1-emoji`, whose data it learns from and whose CLIP it shares.
+r"""DALL·E 2 for emoji, beside `dalle1-emoji`, whose data it learns from and whose CLIP it shares.
 
 pinxit train glide-emoji --data SRC --out runs/glide-emoji --part clip=dalle1-emoji
 pinxit train dalle2-upsampler --data scenes:20000 --out runs/small --set model.unet.channels=32
-pinxit train dalle2-second-upsampler --data scenes:5000 --out runs/large --set model.unet.channels=48 \
-    --set model.unet.groups=16
+pinxit train dalle2-second-upsampler --data scenes:5000 --out runs/large --set model.unet.groups=16 \
+    --set model.unet.channels=48
 pinxit train dalle2-emoji --data SRC --out runs/dalle2-emoji --part clip=dalle1-emoji --part start=runs/glide-emoji \
     --part upsampler=runs/small --part second_upsampler=runs/large --set 'model.shared={"clip": "dalle1-emoji"}'
 
