@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from pinxit.data.augment import crop_square, moved
+from pinxit.data.augment import crop_square, moved, random_mask
 
 WHITE = (255, 255, 255)
 
@@ -56,3 +56,11 @@ def test_what_a_move_uncovers_is_background() -> None:
     rng = np.random.default_rng(1)
     pixels = np.asarray(moved(Image.new("RGB", (50, 50), ground), rng, scale=0.1, shift=0.2, background=ground))
     assert (pixels == ground).all()
+
+
+def test_masks_know_a_part_or_nothing() -> None:
+    rng = np.random.default_rng(0)
+    shares = np.array([random_mask(32, 0.5, rng).mean() for _ in range(400)])
+    assert 0.4 < (shares == 0).mean() < 0.65
+    assert ((shares > 0.5) & (shares < 1)).any()
+    assert all(random_mask(32, 1.0, rng).sum() == 0 for _ in range(20))

@@ -36,10 +36,10 @@ def moved(
     return image.transform((width, height), Image.Transform.AFFINE, inverse, RESAMPLE, fillcolor=background)
 
 
-def random_mask(size: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """1 h w: 1 where a picture is known, 0 in up to four random rectangles; one in eight knows nothing at all."""
+def random_mask(size: int, dropout: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """1 h w: 1 where a picture is known, 0 in up to four random rectangles; in that share of them 0 everywhere."""
     known = np.ones((1, size, size), np.float32)
-    if rng.random() < 1 / 8:
+    if rng.random() < dropout:
         return known * 0
     for _ in range(rng.integers(1, 5)):
         high, wide = (max(1, round(size * share)) for share in rng.uniform(0.15, 0.7, 2))

@@ -60,9 +60,14 @@ def dalle2_emoji_tiny() -> Pipeline:
 
 
 def _emoji(whole: Pipeline, base: Recipe, clip: Stage, *, moves: int, colours: int) -> Pipeline:
-    """What learns from emoji; the decoder is the base of `glide-emoji`, told embeddings."""
+    """What learns from emoji; the decoder is the base of `glide-emoji`, told embeddings and shown a part."""
     decoder = of_embeddings(base, base.name.replace("glide-emoji-base", "dalle2-emoji-decoder"), "Draws emoji.")
-    decoder = replace(decoder, training=replace(base.training, steps=3 * base.training.steps // 4))
+    decoder = replace(
+        decoder,
+        model=replace(decoder.model, known=True),
+        data=replace(decoder.data, known_dropout=0.6),
+        training=replace(base.training, steps=2 * base.training.steps),
+    )
     stages = {**whole.stages, "clip": clip, "decoder": decoder}
     for name in ("prior", "ar_prior"):
         stage = stages[name]

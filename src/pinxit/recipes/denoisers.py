@@ -62,6 +62,8 @@ class DrawingDataConfig(PictureDataConfig):
     window: float = 1.0
     """The side of the part that is learnt from at once, as a share of the picture's: a network that enlarges, and knows
     neither attention nor positions, learns the same from quarters (Ramesh et al. 2022, section 2.3)."""
+    known_dropout: float = 0.125
+    """For a network that is shown a part of the picture: the share of those of which it is shown nothing."""
     embedding_dropout: float = 0.1
     """For a network that draws of embeddings: the share of them left out."""
     guidance: float = 3.0
@@ -89,6 +91,7 @@ class Example:
     low_damage: Damage = "none"
     window: float = 1.0
     known: bool = False
+    known_dropout: float = 0.0
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
         """Draws a crop, a caption, a mask, and how noisy the small picture is."""
@@ -119,7 +122,8 @@ class Example:
                 small = roughened(small[None], noise, made["low_level"][None])[0]
             made["low"] = small
         if self.known:
-            made |= {"known": made["pixels"], "mask": torch.from_numpy(random_mask(made["pixels"].shape[-1], rng))}
+            mask = random_mask(made["pixels"].shape[-1], self.known_dropout, rng)
+            made |= {"known": made["pixels"], "mask": torch.from_numpy(mask)}
         return made
 
 
@@ -221,6 +225,7 @@ def build_denoiser(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
         0.0 if config.low_noise else None,
         window=data.window,
         known=config.known,
+        known_dropout=data.known_dropout,
     )
     example = replace(
         plain,

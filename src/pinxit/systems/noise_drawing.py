@@ -227,7 +227,7 @@ class NoiseDrawer:
         self, denoise: Denoise, x: Tensor, noise: samplers.Noise, levels: list[Level], how: Drawing, asked: Asked
     ) -> Iterator[Step]:
         if asked.known is not None and asked.mask is not None:
-            if not self.config.known:
+            if not (self.config.known or self.config.low):  # what enlarges is shown a small one of the whole picture
                 jump = max(1, len(levels) // 10)
                 known, painted = asked.known, 1 - asked.mask
                 return samplers.repaint(
