@@ -66,13 +66,13 @@ def reconstruct(
     Writes the reconstructions, and a comparison with the originals above them. Prints a line a picture: its likeness
     (PSNR) to the original as the model sees it, a square of the model's size, and where it was written.
     """
-    from pinxit.checkpoints.catalogue import DEFAULT
     from pinxit.data.images import fit, open_image, to_tensor
     from pinxit.nn.similarity import psnr
     from pinxit.systems.picture import Picture
-    from pinxit.systems.system import load
+    from pinxit.systems.system import load, usual
 
-    system = load(model or DEFAULT, device, bf16=bf16, compile=compile)
+    can = "reconstruct" if dimensions is None else "by_components"
+    system = load(model or usual(can), device, bf16=bf16, compile=compile)
     if dimensions is not None:
         _by_components(system, images, dimensions, out)
         return

@@ -100,7 +100,7 @@ def generate(
     Writes numbered PNG files into a folder, and a grid of them; each carries its prompt, seed, model and settings,
     which `pinxit show` reads back. Prints the paths.
     """
-    system = _load(model, device, asked)
+    system = _load(model, device, asked, "generate")
     seed = _seed(asked)
     sets = []
     for prompt in prompts:
@@ -135,7 +135,7 @@ def complete(
     from pinxit.data.images import open_image
 
     picture = open_image(image)
-    system = _load(model, device, asked)
+    system = _load(model, device, asked, "complete")
     seed = _seed(asked)
     with _shown(prompt) as progress:
         made = system.complete(picture, prompt, keep_rows=keep_rows, seed=seed, progress=progress, **asked)
@@ -166,7 +166,7 @@ def edit(
     from pinxit.data.images import open_image
 
     picture, where = open_image(image), open_image(mask)
-    system = _load(model, device, asked)
+    system = _load(model, device, asked, "edit")
     seed = _seed(asked)
     with _shown(prompt) as progress:
         made = system.edit(picture, where, prompt, seed=seed, progress=progress, **asked)
@@ -187,7 +187,7 @@ def translate(
     from pinxit.data.images import open_image
 
     picture = open_image(image)
-    system = _load(model, device, asked)
+    system = _load(model, device, asked, "translate")
     seed = _seed(asked)
     with _shown(image.name) as progress:
         made = system.translate(picture, as_it_is=as_it_is, seed=seed, progress=progress, **asked)
@@ -223,7 +223,7 @@ def vary(
     from pinxit.data.images import open_image
 
     picture = open_image(image)
-    system = _load(model, device, asked)
+    system = _load(model, device, asked, "vary")
     seed = _seed(asked)
     with _shown(image.name) as progress:
         made = system.vary(picture, n, eta=eta, seed=seed, progress=progress, **asked)
@@ -260,7 +260,7 @@ def blend(
     from pinxit.data.images import open_image
 
     pictures = [open_image(image) for image in images]
-    system = _load(model, device, asked)
+    system = _load(model, device, asked, "blend")
     seed = _seed(asked)
     with _shown(" ".join(image.name for image in images)) as progress:
         made = system.blend(pictures, frames, seed=seed, progress=progress, **asked)
@@ -303,7 +303,7 @@ def restyle(
     from pinxit.data.images import open_image
 
     picture = open_image(image)
-    system = _load(model, device, asked)
+    system = _load(model, device, asked, "restyle")
     seed = _seed(asked)
     with _shown(to_text) as progress:
         made = system.restyle(
@@ -326,7 +326,7 @@ def upsample(image: Path, prompt: str, model: str | None, device: str | None, ou
     from pinxit.data.images import open_image
 
     picture = open_image(image)
-    system = _load(model, device, asked)
+    system = _load(model, device, asked, "upsample")
     seed = _seed(asked)
     with _shown(image.name) as progress:
         made = system.upsample(picture, prompt, seed=seed, progress=progress, **asked)
@@ -344,12 +344,11 @@ def _seed(asked: dict[str, Any]) -> int:
     return seed
 
 
-def _load(model: str | None, device: str | None, asked: dict[str, Any]) -> System:
+def _load(model: str | None, device: str | None, asked: dict[str, Any], capability: str) -> System:
     """Opens the model as `asked` wants it, and takes that out of the settings."""
-    from pinxit.checkpoints.catalogue import DEFAULT
-    from pinxit.systems.system import load
+    from pinxit.systems.system import load, usual
 
-    return load(model or DEFAULT, device, bf16=asked.pop("bf16"), compile=asked.pop("compile"))
+    return load(model or usual(capability), device, bf16=asked.pop("bf16"), compile=asked.pop("compile"))
 
 
 def _shown(prompt: str) -> AbstractContextManager[Progress]:

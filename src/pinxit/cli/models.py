@@ -32,7 +32,7 @@ def models() -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    click.echo(f"\n{catalogue.DEFAULT} answers where no model is named.", err=True)
+    click.echo(f"\n{catalogue.DEFAULT} answers where no model is named, if it can do what is asked.", err=True)
 
 
 @click.command(short_help="Tell what a model is, or how a picture was made.")
@@ -94,8 +94,10 @@ def _parameters(folder: Path) -> int:
     """Numbers in all the networks of a checkpoint and its parts, from the headers of their files."""
     from safetensors import SafetensorError, safe_open
 
+    from pinxit.checkpoints import catalogue
+
     total = 0
-    for path in sorted(folder.rglob("*.safetensors")):
+    for path in sorted({path for part in [folder, *catalogue.parts(folder)] for path in part.rglob("*.safetensors")}):
         try:
             with safe_open(path, framework="numpy") as file:
                 for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)

@@ -275,8 +275,11 @@ class DALLE2System(System):
         progress: Progress | None = None,
         **settings: Unpack[Settings],
     ) -> list[Image.Image]:
-        """Pictures -> the same from their z and x_T: what comes back, and what the decoder loses (section 3.1)."""
-        chosen = self._certain(1, seed, settings)
+        """Pictures -> the same from their z and x_T: what comes back, and what the decoder loses (section 3.1).
+
+        As large as the decoder draws them, unless a `size` is asked for.
+        """
+        chosen = self._certain(1, seed, self._small(settings))
         several = [images] if isinstance(images, Image.Image) else images
         z, noise = self.take_apart(several, chosen)
         return self.paint_embeddings(z, [seed] * len(several), chosen, noise=noise, progress=progress)
@@ -292,7 +295,8 @@ class DALLE2System(System):
     ) -> list[Picture]:
         """A picture by so many of the principal components of its z, those first that vary most (figure 7).
 
-        All from the noise of one seed: x_T would know the rest.
+        All from the noise of one seed: x_T would know the rest. As large as the decoder draws them, unless a `size` is
+        asked for.
         """
         prior = self.priors.get("autoregressive")
         if not isinstance(prior, ARPriorDrawer):
@@ -301,7 +305,7 @@ class DALLE2System(System):
         if not dimensions or not all(0 <= count <= most for count in dimensions):
             told = ", ".join(map(str, dimensions)) or "none"
             raise PinxitError(f"Embeddings have {most} components; give numbers from 0 to as many, not {told}.")
-        chosen = self._certain(1, seed, settings)
+        chosen = self._certain(1, seed, self._small(settings))
         z = self.clip.encode_image([opaque(image)])
         rows = torch.cat([prior.prior.truncated(z.to(prior.prior.mean.device), count) for count in dimensions]).cpu()
         pictures = self.paint_embeddings(rows, [seed] * len(rows), chosen, progress=progress)
@@ -360,6 +364,9 @@ class DALLE2System(System):
         z = self.clip.encode_image([opaque(image) for image in images], unit=self.unit)
         pixels = torch.stack([to_tensor(fit(opaque(image), base.size)) for image in images])
         return z, base.invert(self._asked(z, [""] * len(images)), pixels, settings["steps"] or 1)
+
+    def _small(self, settings: Settings) -> Settings:
+        return Settings(**{"size": (self.cascade.base.size,) * 2, **settings})
 
     def _certain(self, n: int, seed: int, settings: Settings) -> Settings:
         """Settings by which a picture comes back from its noise, but for those that are asked for."""

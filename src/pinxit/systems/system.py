@@ -216,6 +216,13 @@ def load(
     return system
 
 
+def usual(capability: str) -> str:
+    """The shipped model that answers where none is named: the default, unless only another can do what is asked."""
+    kinds = {name: read_config(folder)["kind"] for name, folder in catalogue.shipped().items()}
+    able = [name for name, kind in kinds.items() if kind in KINDS and capability in KINDS[kind].can]
+    return catalogue.DEFAULT if catalogue.DEFAULT in able else next(iter(able), catalogue.DEFAULT)
+
+
 def system_class(kind: str) -> type[System]:
     """The class of a kind in the table; imports its module."""
     module, _, name = KINDS[kind].target.partition(":")
