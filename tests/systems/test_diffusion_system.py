@@ -221,6 +221,8 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         Cascade(enlarges)
     with pytest.raises(PinxitError, match="enlarges pictures of 8 pixels cannot follow what draws 16"):
         Cascade(draws, enlarges)
+    local = make_drawer(DenoiserConfig(replace(UNET, attention=(), middle=False), COSINE, low=4))
+    assert Cascade(draws, local).size == 64, "what learns from parts may enlarge pictures of any size"
     config = DenoiserConfig(UNET, COSINE, classes=3)
     write_config(tmp_path, {"kind": "adm", "parts": ["base"]})
     said = {"kind": "denoiser", "config": to_config(config)}

@@ -71,6 +71,21 @@ class DenoiserConfig:
                 raise PinxitError(f"unet.{name}={getattr(self.unet, name)} does not go with the rest: give {value}.")
         object.__setattr__(self, "unet", replace(self.unet, **wanted))
 
+    @property
+    def local(self) -> bool:
+        """Whether it enlarges each part of a picture as any other, so that it can learn from parts, and enlarge
+        pictures of other sizes than those it has learnt from: without attention, positions or what tells of the whole.
+        """
+        unet = self.unet
+        return bool(self.low) and not (
+            unet.attention or unet.middle or unet.positions or self.embedding or self.known or self.text
+        )
+
+    def enlarging(self, low: int) -> DenoiserConfig:
+        """The same for small pictures of another size."""
+        assert self.low
+        return replace(self, low=low, unet=replace(self.unet, size=low * self.unet.size // self.low))
+
 
 WORDS = ("labels", "ids", "embedding", "read", "read_mask", "read_embedding")
 """What an `Asked` holds that guidance exchanges; the rest are pictures."""

@@ -66,7 +66,7 @@ def _emoji(whole: Pipeline, base: Recipe, clip: Stage, *, moves: int, colours: i
         decoder,
         model=replace(decoder.model, known=True),
         data=replace(decoder.data, known_dropout=0.6),
-        training=replace(base.training, steps=2 * base.training.steps),
+        training=replace(base.training, steps=5 * base.training.steps // 4),
     )
     stages = {**whole.stages, "clip": clip, "decoder": decoder}
     for name in ("prior", "ar_prior"):

@@ -252,12 +252,12 @@ def _check_window(config: DenoiserConfig, window: float) -> None:
     """Raises PinxitError where a network cannot learn from parts of pictures, or from such."""
     if window == 1:
         return
-    unet = config.unet
-    if not config.low or unet.attention or unet.middle or unet.positions or config.embedding or config.known:
+    if not (config.local and config.low):
         raise PinxitError(
             f"data.window={window}: parts of pictures are for a network that enlarges, without attention, positions or "
-            "what it knows of whole pictures. Give 1."
+            "what tells of whole pictures. Give 1."
         )
+    unet = config.unet
     side = round(window * config.low) * (unet.size // config.low)
     if not 0 < window < 1 or side < 1 or side % unet.factor:
         raise PinxitError(

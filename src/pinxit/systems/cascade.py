@@ -38,6 +38,8 @@ class Cascade:
         if base.config.low:
             raise PinxitError(f"The base enlarges pictures of {base.config.low} pixels: it draws none.")
         for before, after in pairwise((base, *larger)):
+            if after.config.low != before.size and after.config.local:
+                after.suit(before.size)
             if after.config.low != before.size:
                 raise PinxitError(
                     f"What enlarges pictures of {after.config.low} pixels cannot follow what draws {before.size}. They "

@@ -132,6 +132,12 @@ class NoiseDrawer:
         if self.last:
             self.last.quicken(bf16=bf16, compile=compile)
 
+    def suit(self, low: int) -> None:
+        """From now on it enlarges pictures of `low`, as one can that has learnt from parts of them."""
+        self.network.config = self.config.enlarging(low)
+        if self.last:
+            self.last.suit(low)
+
     @property
     def config(self) -> DenoiserConfig:
         """The network's."""
