@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path, help="a file of one prompt a line")
     parser.add_argument("--complete", metavar="SRC", help="pictures whose upper halves are shown")
     parser.add_argument("--edit", type=Path, metavar="JSONL", help="pictures, boxes and what to paint there")
-    parser.add_argument("--count", type=counted, default=10, help="of prompts or pictures")
+    parser.add_argument("--count", type=counted, default=12, help="of prompts or pictures")
     parser.add_argument("--rerank", type=counted, help="candidates, where a model has a CLIP")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--side", type=counted, default=80, help="pixels a picture is shown at")
