@@ -39,12 +39,12 @@ def dalle2_emoji() -> Pipeline:
             "prior": replace(
                 prior,
                 model=replace(prior.model, width=128, heads=2),
-                training=replace(prior.training, steps=4_000),
+                training=replace(prior.training, steps=2_200),
             ),
             "ar_prior": replace(
                 ar_prior,
                 model=replace(ar_prior.model, width=128, heads=2),
-                training=replace(ar_prior.training, steps=3_000),
+                training=replace(ar_prior.training, steps=2_000),
             ),
         },
     )
