@@ -272,6 +272,7 @@ def test_what_is_told_before_the_decoder(theirs: Any, ours: DALLE2System) -> Non
 
 
 def test_it_works_from_the_converted_folder(ours: DALLE2System) -> None:
+    assert ours.defaults["prior_candidates"] == 1
     (picture,) = ours.generate("a red star", 1, prior_steps=3, steps=3, upsample_steps=2)
     assert picture.image.size == (32, 32)
     assert picture.settings["prior_guidance"] == 4.0

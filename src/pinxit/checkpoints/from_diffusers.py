@@ -188,6 +188,7 @@ def check_schedulers(schedulers: Mapping[str, Mapping[str, Any]]) -> float | Non
 
 UNCLIP_DEFAULTS = {
     "prior_steps": 25,
+    "prior_candidates": 1,
     "prior_guidance": 4.0,
     "sampler": "ddpm",
     "steps": 25,

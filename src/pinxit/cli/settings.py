@@ -47,6 +47,7 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--prior", metavar="NAME", help="From texts to embeddings: diffusion, autoregressive, none."),
         click.option("--prior-steps", type=click.IntRange(1), metavar="K", help="Of drawing an embedding."),
+        click.option("--prior-candidates", type=click.IntRange(1), metavar="K", help="Embeddings to choose from."),
         click.option("--prior-guidance", type=click.FloatRange(0), metavar="G", help="How hard the prior follows."),
         click.option(
             "--gradient-guidance",

@@ -40,6 +40,7 @@ from pinxit.systems.system import Settings, System, read_defaults
 DEFAULTS: Settings = {
     "prior": "diffusion",
     "prior_steps": 64,
+    "prior_candidates": 2,
     "prior_guidance": 1.0,
     "sampler": "ddim",
     "steps": 50,
@@ -62,7 +63,7 @@ PRIORS: dict[str, tuple[str, type[PriorDrawer | ARPriorDrawer]]] = {
 }
 """What `prior` may be: its folder, and what draws by it."""
 
-FROM_TEXTS = ("prior", "prior_steps", "prior_guidance", "rerank")
+FROM_TEXTS = ("prior", "prior_steps", "prior_candidates", "prior_guidance", "rerank")
 """Settings that have no part in what is made of pictures."""
 
 LARGER = ("upsampler", "second_upsampler")
@@ -181,7 +182,7 @@ class DALLE2System(System):
             return rows
         if settings["prior"] not in self.priors:
             raise unknown("prior", settings["prior"], (*self.priors, NO_PRIOR))
-        how = PriorDrawing(settings["prior_steps"], settings["prior_guidance"])
+        how = PriorDrawing(settings["prior_steps"], settings["prior_guidance"], settings["prior_candidates"])
         return self.priors[settings["prior"]].draw(prompts, seeds, how)
 
     def paint_embeddings(

@@ -42,6 +42,8 @@ class Settings(TypedDict, total=False):
     """What makes embeddings of texts, where pictures are drawn of those: "diffusion", "autoregressive" or "none"."""
     prior_steps: int
     """Steps of drawing an embedding."""
+    prior_candidates: int
+    """Embeddings that are drawn for a picture, of which the one nearest to the text is kept."""
     prior_guidance: float
     """Guidance of the prior."""
     gradient_guidance: float
@@ -262,7 +264,7 @@ def check(n: int, seed: int, settings: Settings) -> None:
         raise PinxitError(f"top_p is {p!r}; give more than 0 and at most 1.")
     if (negative := settings.get("negative")) is not None and not isinstance(negative, str):
         raise PinxitError(f"negative is {negative!r}; give a text.")
-    for name in ("steps", "prior_steps", "upsample_steps"):
+    for name in ("steps", "prior_steps", "prior_candidates", "upsample_steps"):
         steps = settings.get(name)
         if steps is not None and not (_whole(steps) and steps >= 1):  # type: ignore[operator]
             raise PinxitError(f"{name} is {steps!r}; give a whole number of at least 1.")
