@@ -44,7 +44,7 @@ def dalle2_emoji() -> Pipeline:
             "ar_prior": replace(
                 ar_prior,
                 model=replace(ar_prior.model, width=128, heads=2),
-                training=replace(ar_prior.training, steps=2_000),
+                training=replace(ar_prior.training, steps=1_000),
             ),
         },
     )
