@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tests.diffusion.toys import GAUSSIAN, TWO, Mixture
 from torch import Tensor
 
@@ -34,6 +35,7 @@ def test_switched_off_each_is_the_same_denoiser() -> None:
     assert guidance.clipped(plain, None) is plain
     assert guidance.dynamic_threshold(plain, None) is plain
     assert guidance.keeping(plain, noise(1), None) is plain
+    assert guidance.consistent(plain, None) is plain
 
 
 def test_classifier_free_leads_away_from_the_unwanted() -> None:
@@ -99,6 +101,21 @@ def test_clipping_and_thresholds() -> None:
     told = guidance.dynamic_threshold(wild, 1.0)(x, LEVELS[0]).x0
     assert told[0].tolist() == [0.125, -0.25, 1.0, 0.5]
     assert told[1].tolist() == pytest.approx([0.1, 0.2, 0.3, -0.4])
+
+
+def test_consistent_with_a_small_picture() -> None:
+    small = torch.rand(2, 1, 6, 6, dtype=torch.float64)
+    start = torch.randn(2, 1, 24, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def smaller(values: Tensor) -> Tensor:
+        return F.interpolate(values, (6, 6), mode="bicubic", antialias=True)
+
+    plain, held = (
+        last(ddim(denoise, start, LEVELS)) for denoise in (TWO.denoise, guidance.consistent(TWO.denoise, small))
+    )
+    assert (smaller(held) - small).abs().max() < 0.2 * (smaller(plain) - small).abs().max()
+    fine = [values - F.interpolate(smaller(values), (24, 24), mode="bicubic") for values in (plain, held)]
+    assert fine[1].std() > 0.5 * fine[0].std(), "finer detail is its own"
 
 
 def test_keeping_what_is_known() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pinxit.diffusion.levels import Denoised, Denoiser, Level
@@ -105,6 +106,23 @@ def dynamic_threshold(denoise: Denoiser, share: float | None) -> Denoiser:
         return Denoised(told.x0.clamp(-size, size) / size, told.variance)
 
     return within
+
+
+def consistent(denoise: Denoiser, small: Tensor | None) -> Denoiser:
+    """Expects what becomes `small`, b c h' w', when it is made smaller: what it lacks of that is enlarged and added.
+
+    Back-projection, which leaves finer detail as it is told (Choi et al. 2021, "ILVR"; Wang et al. 2022, "DDNM",
+    equation 8). With None, whatever it expects.
+    """
+    if small is None:
+        return denoise
+
+    def held(x: Tensor, level: Level) -> Denoised:
+        told = denoise(x, level)
+        lack = small - F.interpolate(told.x0, small.shape[2:], mode="bicubic", antialias=True)
+        return Denoised(told.x0 + F.interpolate(lack, x.shape[2:], mode="bicubic"), told.variance)
+
+    return held
 
 
 def keeping(denoise: Denoiser, known: Tensor, mask: Tensor | None) -> Denoiser:

@@ -287,13 +287,14 @@ def dalle2_ar_prior() -> Recipe:
             embedding=128,
             length=64,
             vocabulary=2_048,
-            dimensions=96,
-            buckets=256,
+            dimensions=48,
+            buckets=64,
             width=256,
             depth=6,
             heads=4,
         ),
         objective=NextTokenConfig(),
+        optimizer=OptimizerConfig(lr=2e-3, betas=(0.9, 0.96), matrices="muon", weight_decay=0.045, warmup=200),
         build=build_ar_prior,
     )
 

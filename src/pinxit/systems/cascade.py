@@ -156,12 +156,17 @@ def enlarged(
     steps: int | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Pictures b 3 h w by the network that is `part` of a cascade, from smaller ones."""
+    """Pictures b 3 h w by the network that is `part` of a cascade, from smaller ones.
+
+    One that is shown those noisy is held to them as they are: left to itself it adds detail as it should, and turns
+    colours that it has not learnt from into those that it has.
+    """
     return drawer.draw(
         showing(drawer, enlarging(drawer, asked, low, seeds, 2 * part), shown, len(seeds)),
         seeds,
         drawer.enlarging._replace(steps=steps) if steps else drawer.enlarging,
         stream=2 * part - 1,
+        small=low if drawer.config.low_noise else None,
         progress=progress,
     )
 

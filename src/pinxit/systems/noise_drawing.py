@@ -175,6 +175,7 @@ class NoiseDrawer:
         score: Callable[[int, int], Score] | None = None,
         stream: int = 0,
         start_from: Tensor | None = None,
+        small: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
         """Pictures b c h w in [-1, 1], on the CPU, for what is asked of each and its seed, in batches.
@@ -182,6 +183,7 @@ class NoiseDrawer:
         `away` (of one picture) is what guidance leads away from. `score` makes, for the pictures from one place to
         another, what gradient guidance climbs. A picture's noise belongs to its seed and the `stream`, so that it is
         the same alone and among others; drawing may `start_from` other noise b c h w, such as `invert` has found.
+        `small` are pictures that those drawn become when they are made smaller.
         """
         if how.sampler not in SAMPLERS:
             raise unknown("sampler", how.sampler, SAMPLERS)
@@ -196,6 +198,7 @@ class NoiseDrawer:
             denoise = self._denoiser(rows, away, how)
             if self.last:
                 denoise = _ending(denoise, self.last._denoiser(rows, away, how), levels[-2])
+            denoise = guidance.consistent(denoise, None if small is None else small[start:end].to(self.device))
             if score is not None:
                 denoise = guidance.by_gradient(denoise, score(start, end), how.gradient)
             noise = noise_of(own, stream, self.device)
