@@ -8,7 +8,8 @@ Prompts are captions (of a model for classes: classes) that at least two scenes 
 twice for each, and is held against the two scenes. Following is as `pinxit evaluate` has it. The distance of features
 is Fréchet's, by CLIP, over all pictures. Variety is one minus the cosine of the features of the two pictures of a
 prompt, as a share of that of its two scenes. A model without the option is one point; DALL·E 2 is drawn by each of its
-priors and by none. Repeating goes on where it stopped. Writes results.json, plot.png and samples.png into OUT.
+priors and by none, and by its first without the text for the decoder. Repeating goes on where it stopped. Writes
+results.json, plot.png and samples.png into OUT.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -41,6 +43,9 @@ from pinxit.systems.system import Settings
 
 Prompt = tuple[str, Ask, tuple[int, int]]
 """What is asked for, and two scenes of the source that show it."""
+
+WORDLESS = "decoder without text"
+"""A way to draw by DALL·E 2, and its name."""
 
 mpl.use("agg")
 
@@ -81,12 +86,13 @@ def measure(folder: Path, settings: dict[str, Any], given: argparse.Namespace) -
     texts = [text for text, *_ in prompts for _ in range(2)]
     asks = [ask for _, ask, _ in prompts for _ in range(2)]
     seeds = [APART * j + i for j in range(len(prompts)) for i in range(2)]
-    resolved = system.resolve(1, 0, cast("Settings", settings))
+    wordless = WORDLESS in settings
+    resolved = system.resolve(1, 0, cast("Settings", {key: settings[key] for key in settings if key != WORDLESS}))
     pictures: list[Image.Image] = []
     start = time.monotonic()
     for first in range(0, len(texts), AT_ONCE):
         part = slice(first, first + AT_ONCE)
-        pictures += system.paint(texts[part], seeds[part], resolved)
+        pictures += painted(system, texts[part], seeds[part], resolved, wordless=wordless)
     seconds = time.monotonic() - start
     real = [pairs[index].image for *_, two in prompts for index in two]
     drawn, shown = features_of(clip, pictures), features_of(clip, real)
@@ -99,8 +105,18 @@ def measure(folder: Path, settings: dict[str, Any], given: argparse.Namespace) -
         "distance": frechet(drawn, shown),
         "distance_of_real_halves": frechet(shown[::2], shown[1::2]),
         "variety": variety(drawn) / variety(shown),
-        "resolved": dict(resolved),
+        "resolved": {**resolved, **({WORDLESS: True} if wordless else {})},
     }
+
+
+def painted(
+    system: Painter, texts: list[str], seeds: Sequence[int], settings: Any, *, wordless: bool
+) -> list[Image.Image]:
+    """Pictures for texts, of which DALL·E 2's decoder may be told the embeddings alone."""
+    if not wordless:
+        return system.paint(texts, seeds, settings)
+    assert isinstance(system, DALLE2System)
+    return system.paint_embeddings(system.imagine(texts, seeds, settings), seeds, settings)
 
 
 def features_of(clip: CLIPSystem, pictures: list[Image.Image]) -> Tensor:
@@ -123,10 +139,11 @@ def ways_of(folder: Path, given: argparse.Namespace) -> dict[str, list[dict[str,
     scales = [{given.option: scale} for scale in given.scales] if given.option in system.defaults else [{}]
     if not isinstance(system, DALLE2System):
         return {folder.name: [{**fixed, **scale} for scale in scales]}
-    return {
+    ways = {
         f"{folder.name}, {prior} prior": [{**fixed, "prior": prior, **scale} for scale in scales]
         for prior in (*system.priors, NO_PRIOR)
     }
+    return {**ways, f"{folder.name}, {WORDLESS}": [{**fixed, WORDLESS: True, **scale} for scale in scales]}
 
 
 def _told(value: float | str) -> str:
@@ -175,7 +192,9 @@ def samples(
         told = results[name]
         for row in dict.fromkeys((0, len(told) // 2, len(told) - 1)):
             resolved = told[row]["resolved"]
-            drawn = system.paint([text for text, *_ in prompts], range(len(prompts)), resolved)
+            settings = {key: value for key, value in resolved.items() if key != WORDLESS}
+            texts, wordless = [text for text, *_ in prompts], WORDLESS in resolved
+            drawn = painted(system, texts, range(len(prompts)), settings, wordless=wordless)
             scale = f" {resolved[given.option]:g}" if given.option in resolved else ""
             rows.append((f"{name}{scale}", drawn))
     return sheet(rows, heads, 96)
