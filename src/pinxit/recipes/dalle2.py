@@ -197,8 +197,14 @@ def dalle2_scenes() -> Pipeline:
                 data=replace(clip().data, captions=CAPTIONS),
                 training=replace(clip().training, steps=800, batch_size=128),
             ),
-            "prior": replace(prior, data=replace(prior.data, captions=CAPTIONS)),
-            "ar_prior": replace(ar_prior, data=replace(ar_prior.data, captions=CAPTIONS)),
+            "prior": replace(
+                prior, data=replace(prior.data, captions=CAPTIONS), training=replace(prior.training, steps=1_500)
+            ),
+            "ar_prior": replace(
+                ar_prior,
+                data=replace(ar_prior.data, captions=CAPTIONS),
+                training=replace(ar_prior.training, steps=1_000),
+            ),
             "decoder": replace(
                 decoder,
                 model=replace(decoder.model, text=text),
