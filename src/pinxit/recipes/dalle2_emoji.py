@@ -23,6 +23,36 @@ from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Recipe, Stage
 from pinxit.recipes.tokens import TokensStage
 
+CARD = """# dalle2-emoji
+
+DALL·E 2 for emoji, trained from scratch by pinxit's recipe `dalle2-emoji` on two cores without a GPU: the CLIP of
+`dalle1-emoji`, two priors from texts to its embeddings, a decoder that draws 64 pixels of those, and two networks that
+enlarge them to 256 and 1024.
+
+## Trained on
+
+The decoder and the priors saw the 4,458 emoji drawings in four styles that `dalle1-emoji`'s transformer saw, which
+show neither people nor flags, each also in other colours under names that say so; the networks that enlarge saw drawn
+scenes of coloured shapes alone.
+
+- Noto Emoji, (c) Google Inc, Apache-2.0
+- Fluent Emoji, 3D and flat, (c) Microsoft Corporation, MIT
+- Twemoji, (c) Twitter, Inc and other contributors, CC-BY-4.0
+- names and keywords: Unicode CLDR (Unicode-3.0), Emojibase and Fluent Emoji (MIT)
+
+The weights are under Apache-2.0. Pictures that come close to a training drawing stay under that drawing's licence.
+
+## What it can do
+
+Draw things that have an emoji after their names, in colours and styles; vary a drawing, blend two, turn one along the
+difference of two texts, paint a part of it anew, and enlarge what it draws, or any picture, by four or sixteen.
+
+## What it cannot
+
+It knows single things on white. Fine detail is soft and often wrong; faces and symbols come out best. Of photographs
+it keeps the colours and little else. What is enlarged gets clean edges and no new detail.
+"""
+
 
 def dalle2_emoji() -> Pipeline:
     """The whole of it."""
@@ -79,6 +109,6 @@ def _emoji(whole: Pipeline, base: Recipe, clip: Stage, *, moves: int, colours: i
         embeddings, data=replace(embeddings.data, exclude=NO_THINGS), moves=moves, colours=colours
     )
     stages["model"] = ModelStage(
-        name="dalle2-model", kind="dalle2", parts=PARTS + ENLARGES, defaults=DEFAULTS, licence=LICENCE
+        name="dalle2-model", kind="dalle2", parts=PARTS + ENLARGES, defaults=DEFAULTS, licence=LICENCE, card=CARD
     )
     return replace(whole, stages=stages)
