@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pinxit.errors import PinxitError
 from pinxit.models.text_encoder import TextEncoder, TextEncoderConfig
 from pinxit.nn.convolution import folded_channels, unfolding
+from pinxit.nn.group_norm import GroupNorm
 from pinxit.nn.linear import Linear
 
 START = 4
@@ -73,8 +74,8 @@ class Up(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, told: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(8, inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm2, self.conv2 = nn.GroupNorm(8, outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.norm1, self.conv1 = GroupNorm(8, inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2, self.conv2 = GroupNorm(8, outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
         self.told1, self.told2 = Linear(told, 2 * inputs), Linear(told, 2 * outputs)
         self.skip = nn.Conv2d(inputs, outputs, 1)
 
@@ -103,7 +104,7 @@ class Generator(nn.Module):
         self.start = Linear(told, START**2 * width)
         self.up = nn.ModuleList(Up(a, b, told) for a, b in pairwise(config.widths))
         self.out = nn.Sequential(
-            nn.GroupNorm(8, config.widths[-1]),
+            GroupNorm(8, config.widths[-1]),
             nn.SiLU(),
             nn.Conv2d(config.widths[-1], folded_channels(3, config.patch), 3, padding=1),
             *unfolding(3, config.patch, nn.SiLU()),

@@ -13,6 +13,7 @@ from pinxit.diffusion.process import ProcessConfig
 from pinxit.diffusion.schedules import DiscreteConfig
 from pinxit.errors import PinxitError
 from pinxit.models.unet import NOTHING, UNetConfig, UNetEncoder
+from pinxit.nn.group_norm import GroupNorm
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class NoisedClassifier(nn.Module):
         self.config = config
         width = config.unet.widths[-1]
         self.encoder = UNetEncoder(config.unet)
-        self.norm = nn.GroupNorm(config.unet.groups, width)
+        self.norm = GroupNorm(config.unet.groups, width)
         self.pool = Pool(width, config.unet.heads_of(width), config.unet.sides[-1], config.classes)
 
     def forward(self, x: Tensor, times: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from pinxit.errors import PinxitError
 from pinxit.nn.attention import Attention
 from pinxit.nn.convolution import folded_channels, unfolding
 from pinxit.nn.embeddings import embed_times
+from pinxit.nn.group_norm import GroupNorm
 from pinxit.nn.linear import Linear
 
 HEAD_WIDTH = 64
@@ -129,9 +130,9 @@ class Block(nn.Module):
         super().__init__()
         self.change = change
         self.scale_shift = config.scale_shift
-        self.norm1, self.conv1 = nn.GroupNorm(config.groups, inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm1, self.conv1 = GroupNorm(config.groups, inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
         self.told = Linear(config.told, outputs * (1 + config.scale_shift))
-        self.norm2, self.conv2 = nn.GroupNorm(config.groups, outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.norm2, self.conv2 = GroupNorm(config.groups, outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
         self.dropout = nn.Dropout(config.dropout)
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
         _zero(self.conv2)
@@ -196,12 +197,12 @@ class Look(nn.Module):
         super().__init__()
         heads = config.heads_of(channels)
         joined = config.tokens is not None and config.looks == "joined"
-        self.norm = nn.GroupNorm(config.groups, channels)
+        self.norm = GroupNorm(config.groups, channels)
         self.attention = Attention(channels, heads, context_width=config.tokens if joined else None, joined=joined)
         _zero(self.attention.out)
         self.cross = None
         if config.tokens is not None and config.looks == "cross":
-            self.cross_norm = nn.GroupNorm(config.groups, channels)
+            self.cross_norm = GroupNorm(config.groups, channels)
             self.cross = Attention(channels, heads, context_width=config.tokens)
             _zero(self.cross.out)
 
@@ -294,7 +295,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(_up(config))
         last = nn.Conv2d(config.widths[0], folded_channels(config.outputs, config.patch), 3, padding=1)
         self.head = nn.Sequential(
-            nn.GroupNorm(config.groups, config.widths[0]),
+            GroupNorm(config.groups, config.widths[0]),
             nn.SiLU(),
             last,
             *unfolding(config.outputs, config.patch, nn.SiLU()),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pinxit.errors import PinxitError
 from pinxit.nn.attention import Attention
+from pinxit.nn.group_norm import GroupNorm
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,9 @@ def unfolding(outputs: int, patch: int, activation: nn.Module) -> list[nn.Module
     return [nn.PixelShuffle(patch), activation, nn.Conv2d(REFINED, outputs, 3, padding=1)] if patch > 1 else []
 
 
-def norm(channels: int, groups: int) -> nn.GroupNorm:
+def norm(channels: int, groups: int) -> GroupNorm:
     """Group norm with the published epsilon."""
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+    return GroupNorm(groups, channels, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
