@@ -1,13 +1,15 @@
 r"""DALL·E 2 for emoji, beside `dalle1-emoji`, whose data it learns from and whose CLIP it shares.
 
 pinxit train glide-emoji --data SRC --out runs/glide-emoji --part clip=dalle1-emoji
-pinxit train dalle2-upsampler --data scenes:20000 --out runs/small --set model.unet.channels=32
-pinxit train dalle2-second-upsampler --data scenes:5000 --out runs/large --set model.unet.groups=16 \
-    --set model.unet.channels=48
+pinxit train dalle2-upsampler --data scenes:20000 --out runs/small --set model.unet.channels=32 \
+    --set training.steps=2500
+pinxit train dalle2-second-upsampler --data scenes:20000 --out runs/large --set model.low=64 --set model.unet.size=256 \
+    --set model.unet.groups=16 --set model.unet.channels=48 --set training.steps=1500 --set training.batch_size=64
 pinxit train dalle2-emoji --data SRC --out runs/dalle2-emoji --part clip=dalle1-emoji --part start=runs/glide-emoji \
     --part upsampler=runs/small --part second_upsampler=runs/large --set 'model.shared={"clip": "dalle1-emoji"}'
 
-Emoji drawings are too small to learn to enlarge from; scenes are drawn at any size. The CLIP is not trained again, nor
+Emoji drawings are too small to learn to enlarge from; scenes are drawn at any size, and what enlarges parts of 256
+pixels enlarges larger pictures as well. The CLIP is not trained again, nor
 copied into the model.
 """
 
@@ -91,7 +93,9 @@ def dalle2_emoji_tiny() -> Pipeline:
 
 def _emoji(whole: Pipeline, base: Recipe, clip: Stage, *, moves: int, colours: int) -> Pipeline:
     """What learns from emoji; the decoder is the base of `glide-emoji`, told embeddings and shown a part."""
-    decoder = of_embeddings(base, base.name.replace("glide-emoji-base", "dalle2-emoji-decoder"), "Draws emoji.")
+    decoder = of_embeddings(
+        base, base.name.replace("glide-emoji-base", "dalle2-emoji-decoder"), "unCLIP's decoder for emoji."
+    )
     decoder = replace(
         decoder,
         model=replace(decoder.model, known=True),
