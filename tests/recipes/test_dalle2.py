@@ -72,6 +72,17 @@ def test_from_texts(system: DALLE2System) -> None:
         system.generate("a red star", 1, prior="diffuson")
 
 
+def test_a_model_of_parts_that_do_not_belong_together_is_refused(folder: Path, tmp_path: Path) -> None:
+    pipeline = find("dalle2-tiny")
+    assert isinstance(pipeline, Pipeline)
+    parts = {name: str(folder / name) for name in ("clip", "ar_prior", "decoder", "upsampler", "second_upsampler")}
+    with pytest.raises(PinxitError):
+        pipeline.stages["model"].run(
+            Context("scenes:80", tmp_path / "model", parts={**parts, "prior": str(folder / "upsampler")})
+        )
+    assert not (tmp_path / "model").exists()
+
+
 def test_pictures_of_every_network_of_the_cascade(system: DALLE2System) -> None:
     def sized(width: int, height: int) -> Settings:
         return {**FEW, "size": (width, height)}

@@ -66,7 +66,7 @@ class ModelStage:
         return {name: config.get(name, {}) for name in said} == said and card == self._card(context)
 
     def run(self, context: Context) -> None:
-        """Copies the parts."""
+        """Copies the parts, and opens what they make."""
         if context.world.leads:
             folders = {part: context.model(part) for part in self.parts}
             with replace_folder(context.out) as partial:
@@ -75,6 +75,8 @@ class ModelStage:
                 for part, folder in folders.items():
                     if part not in self.shared:
                         _copy_part(folder, partial / part)
+                # Parts that do not belong together are refused here, and not by whoever opens the model.
+                system_class(self.kind).from_checkpoint(partial, torch.device("cpu"))
         context.world.wait()
 
     def _card(self, context: Context) -> str:
