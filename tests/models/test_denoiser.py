@@ -76,6 +76,16 @@ def test_an_embedding_is_told_beside_a_text_or_alone(text: TextEncoderConfig | N
     assert away.embedding.shape == (2, 6)
 
 
+@torch.no_grad()
+def test_embeddings_of_length_1_are_told_as_loudly_as_any() -> None:
+    config = DenoiserConfig(SMALL, ProcessConfig(), embedding=64)
+    unit, free = awake(config), awake(replace(config, unit=False))
+    row = torch.nn.functional.normalize(torch.randn(2, 64), dim=1)
+    ours, theirs = unit.guide(Asked(embedding=row)), free.guide(Asked(embedding=8 * row))
+    torch.testing.assert_close(ours.added, theirs.added)
+    torch.testing.assert_close(ours.tokens, theirs.tokens)
+
+
 @pytest.mark.parametrize("positions", [False, True])
 @torch.no_grad()
 def test_it_is_fully_convolutional(*, positions: bool) -> None:

@@ -197,9 +197,11 @@ class Denoiser(nn.Module):
             mask = F.pad(asked.read_mask, (EMBEDDING_TOKENS, 0), value=True)
         if self.config.embedding:
             assert asked.embedding is not None
-            stands = self.embedding_to_tokens(asked.embedding).unflatten(1, (EMBEDDING_TOKENS, -1))
+            # Numbers of unit vectors are small beside all else that is told, and would be learnt from slowly.
+            seen = asked.embedding * (self.config.embedding**0.5 if self.config.unit else 1.0)
+            stands = self.embedding_to_tokens(seen).unflatten(1, (EMBEDDING_TOKENS, -1))
             tokens = stands if tokens is None else torch.cat([stands, tokens], 1)
-            shown = self.embedding_to_time(asked.embedding)
+            shown = self.embedding_to_time(seen)
             added = shown if added is None else added + shown
         if self.config.low_noise:
             assert asked.low_level is not None
