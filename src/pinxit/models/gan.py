@@ -177,6 +177,6 @@ def _variety(x: Tensor) -> Tensor:
 
 
 SIZES = {
-    "small-64": GANConfig(size=64, widths=(256, 192, 128), patch=4),
-    "tiny-32": GANConfig(size=32, widths=(64, 32), patch=4, latent=32),
+    "small-64": GANConfig(size=64, widths=(256, 192, 128, 64), patch=2),
+    "tiny-32": GANConfig(size=32, widths=(64, 32, 32), patch=2, latent=32),
 }

@@ -21,8 +21,9 @@ from pinxit.objectives.objective import Batch, Numbers, Objective
 class GANObjectiveConfig:
     """What keeps the two in balance."""
 
-    r1: float = 1.0
-    """gamma of R1: half of it times the squared gradient of the critic's logits at real pictures."""
+    r1: float = 0.03
+    """gamma of R1: half of it times the squared gradient of the critic's logits at real pictures. It grows with their
+    size; 1 is for those of 256 pixels."""
     r1_every: int = 16
     """Steps between two such penalties, which count as much more."""
 

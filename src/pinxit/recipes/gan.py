@@ -91,7 +91,7 @@ def gan_generator() -> Recipe:
         objective=GANObjectiveConfig(),
         data=TextDrawingDataConfig(caption_dropout=0.0),
         optimizer=learns,
-        training=TrainingConfig(steps=10_000, batch_size=64, ema_decay=0.999, channels_last=True),
+        training=TrainingConfig(steps=20_000, batch_size=16, ema_decay=0.998, channels_last=True),
         learns_from=open_pictures,
         build=build_gan,
         captioned=True,
