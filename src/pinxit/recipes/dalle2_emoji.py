@@ -100,7 +100,8 @@ def _emoji(whole: Pipeline, base: Recipe, clip: Stage, *, moves: int, colours: i
         decoder,
         model=replace(decoder.model, known=True),
         data=replace(decoder.data, known_dropout=0.6),
-        training=replace(base.training, steps=5 * base.training.steps // 4),
+        optimizer=replace(base.optimizer, lr=2 * base.optimizer.lr),
+        training=replace(base.training, steps=5 * base.training.steps),
     )
     stages = {**whole.stages, "clip": clip, "decoder": decoder}
     for name in ("prior", "ar_prior"):
