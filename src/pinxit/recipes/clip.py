@@ -3,7 +3,8 @@
     pinxit train clip --data SRC --out runs/clip
     pinxit classify picture.png --labels cat,dog --model runs/clip
 
-The paper's optimizer and its only augmentation, a random crop; the tokenizer is trained on the captions first.
+The paper's only augmentation, a random crop, and its optimizer but for Muon, by which matrices learn several times as
+fast; the tokenizer is trained on the captions first.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def clip() -> Recipe:
         model=SIZES["small-64"],
         objective=None,
         data=CLIPDataConfig(),
-        optimizer=OptimizerConfig(lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2, warmup=200),
+        optimizer=OptimizerConfig(lr=4e-3, betas=(0.9, 0.98), eps=1e-6, matrices="muon", weight_decay=0.2, warmup=100),
         training=TrainingConfig(steps=3_000, batch_size=256),
         learns_from=lambda recipe, context: context.pairs(recipe.data, recipe.model.vision.size),
         build=build,
@@ -175,9 +176,9 @@ def clip_tiny() -> Recipe:
         summary="The recipe clip at 32 pixels, in seconds.",
         hardware="1 core",
         hours=0.005,
-        expected="on 2,000 scenes, recall at 1 near 0.1 among 64 held-back pictures (chance: 0.016)",
+        expected="on 2,000 scenes, recall at 1 near 0.3 among 64 held-back pictures (chance: 0.016)",
         model=SIZES["tiny-32"],
         data=CLIPDataConfig(validation=64),
-        optimizer=OptimizerConfig(lr=2e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2, warmup=20),
+        optimizer=replace(clip().optimizer, warmup=20),
         training=TrainingConfig(steps=100, batch_size=64, ema_decay=0.99),
     )

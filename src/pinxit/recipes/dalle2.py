@@ -198,12 +198,12 @@ def dalle2_scenes() -> Pipeline:
                 training=replace(clip().training, steps=800, batch_size=128),
             ),
             "prior": replace(
-                prior, data=replace(prior.data, captions=CAPTIONS), training=replace(prior.training, steps=1_500)
+                prior, data=replace(prior.data, captions=CAPTIONS), training=replace(prior.training, steps=600)
             ),
             "ar_prior": replace(
                 ar_prior,
                 data=replace(ar_prior.data, captions=CAPTIONS),
-                training=replace(ar_prior.training, steps=1_000),
+                training=replace(ar_prior.training, steps=500),
             ),
             "decoder": replace(
                 decoder,

@@ -71,12 +71,12 @@ def dalle2_emoji() -> Pipeline:
             "prior": replace(
                 prior,
                 model=replace(prior.model, width=128, heads=2),
-                training=replace(prior.training, steps=2_200),
+                training=replace(prior.training, steps=1_000),
             ),
             "ar_prior": replace(
                 ar_prior,
                 model=replace(ar_prior.model, width=128, heads=2),
-                training=replace(ar_prior.training, steps=1_000),
+                training=replace(ar_prior.training, steps=500),
             ),
         },
     )

@@ -252,7 +252,9 @@ def dalle2_prior() -> Recipe:
         ),
         objective=DenoisingConfig(),
         data=PriorDataConfig(),
-        optimizer=OptimizerConfig(lr=1e-3, betas=(0.9, 0.96), weight_decay=0.06, warmup=200, floor=0.02),
+        optimizer=OptimizerConfig(
+            lr=4e-3, betas=(0.9, 0.96), matrices="muon", weight_decay=0.06, warmup=100, floor=0.02
+        ),
         training=TrainingConfig(steps=5_000, batch_size=256, ema_decay=0.999),
         learns_from=load_embeddings,
         build=build_prior,
@@ -294,7 +296,7 @@ def dalle2_ar_prior() -> Recipe:
             heads=4,
         ),
         objective=NextTokenConfig(),
-        optimizer=OptimizerConfig(lr=2e-3, betas=(0.9, 0.96), matrices="muon", weight_decay=0.045, warmup=200),
+        optimizer=OptimizerConfig(lr=4e-3, betas=(0.9, 0.96), matrices="muon", weight_decay=0.045, warmup=100),
         build=build_ar_prior,
     )
 
