@@ -7,7 +7,7 @@ from pinxit.diffusion.levels import Level
 from pinxit.diffusion.process import ProcessConfig
 from pinxit.errors import PinxitError
 from pinxit.models.clip import CLIP, SIZES
-from pinxit.models.prior import LEVELS, Prior, PriorConfig, read
+from pinxit.models.prior import LEVELS, Prior, PriorConfig, Read, read
 from pinxit.text.tokenizer import frame
 
 CLIP_CONFIG = SIZES["tiny-32"]
@@ -35,6 +35,23 @@ def test_a_text_is_read_up_to_its_end() -> None:
     changed = prior(x, times, type(told)(behind, told.mask, told.embedding))
     torch.testing.assert_close(changed, expected)
     assert (prior(x, times, type(told)(told.tokens + 1, told.mask, told.embedding)) - expected).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_a_text_is_read_once_for_all_times() -> None:
+    torch.manual_seed(0)
+    prior = Prior(CONFIG).eval()
+    torch.nn.init.normal_(prior.query)
+    ends = torch.tensor([[4], [9]])
+    told = Read(
+        torch.randn(2, CONFIG.length, CONFIG.text_width),
+        torch.arange(CONFIG.length) < ends,
+        torch.randn(2, CONFIG.embedding),
+    )
+    begun = prior.begun(told)
+    for time in (900.0, 20.0):
+        x, times = torch.randn(2, CONFIG.embedding), torch.full((2,), time)
+        torch.testing.assert_close(prior.continued(x, times, begun), prior(x, times, told))
 
 
 def test_units() -> None:

@@ -6,6 +6,7 @@ Ramesh et al. 2022, "Hierarchical Text-Conditional Image Generation with CLIP La
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from pinxit.diffusion.process import ProcessConfig
 from pinxit.diffusion.schedules import DiscreteConfig
 from pinxit.errors import PinxitError
 from pinxit.models.clip import CLIP
+from pinxit.nn.attention import Cache
 from pinxit.nn.embeddings import embed_times
 from pinxit.nn.linear import Linear
 from pinxit.nn.transformer import Transformer, initialize_residual
@@ -68,6 +70,14 @@ class Read:
         return Read(*(torch.cat([getattr(self, each.name), getattr(other, each.name)]) for each in fields(self)))
 
 
+class Begun(NamedTuple):
+    """What a prior has made of a text, for all times."""
+
+    cache: Cache
+    mask: Tensor
+    """b l, as in `Read`."""
+
+
 def read(clip: CLIP, ids: Tensor, *, unit: bool = True) -> Read:
     """Framed ids b l, as a CLIP reads them, whose embeddings are `unit` vectors or as they come."""
     embedding, tokens = clip.read(ids, unit=unit)
@@ -109,20 +119,36 @@ class Prior(nn.Module):
 
     def forward(self, x: Tensor, times: Tensor, read: Read) -> Tensor:
         """Noisy embeddings b d, as `scaled` has them, and times b of a thousand -> what the process wants, b d."""
-        stream = torch.stack(
-            [
-                self.text(read.embedding),
-                self.time(embed_times(times, self.config.width).to(x.dtype)),
-                self.noisy(x),
-                self.query.expand(len(x), -1).to(x.dtype),
-            ],
-            1,
-        )
-        stream = torch.cat([self.tokens(read.tokens), stream], 1) + self.positions
-        out: Tensor = self.told(self.norm(self.transformer(stream, masks=self._masks(read.mask))[:, -1]))
+        return self._out(torch.cat([self._first(read), self._last(x, times)], 1), read.mask)
+
+    def begun(self, read: Read) -> Begun:
+        """What stays the same at all times: nothing of a text looks at the time, nor at the noisy embedding."""
+        first = self._first(read)
+        masks = [mask[:, :, : first.shape[1], : first.shape[1]] for mask in self._masks(read.mask)]
+        cache = self.transformer.empty_cache(len(first), self.config.length + BEYOND, first)
+        self.transformer(first, masks=masks, cache=cache)
+        return Begun(cache, read.mask)
+
+    def continued(self, x: Tensor, times: Tensor, begun: Begun) -> Tensor:
+        """The same as `forward`, after what has `begun`."""
+        begun.cache.length = self.config.length + 1
+        return self._out(self._last(x, times), begun.mask, begun.cache)
+
+    def _first(self, read: Read) -> Tensor:
+        first = torch.cat([self.tokens(read.tokens), self.text(read.embedding)[:, None]], 1)
+        return first + self.positions[: self.config.length + 1]
+
+    def _last(self, x: Tensor, times: Tensor) -> Tensor:
+        time = self.time(embed_times(times, self.config.width).to(x.dtype))
+        last = torch.stack([time, self.noisy(x), self.query.expand(len(x), -1).to(x.dtype)], 1)
+        return last + self.positions[self.config.length + 1 :]
+
+    def _out(self, stream: Tensor, text: Tensor, cache: Cache | None = None) -> Tensor:
+        masks = [mask[:, :, -stream.shape[1] :] for mask in self._masks(text)]
+        out: Tensor = self.told(self.norm(self.transformer(stream, masks=masks, cache=cache)[:, -1]))
         return out
 
-    def _masks(self, text: Tensor) -> list[Tensor | None]:
+    def _masks(self, text: Tensor) -> list[Tensor]:
         """Each position looks back, and not at what lies behind the end of a text; one mask for all blocks."""
         length = self.config.length + BEYOND
         causal = torch.ones(length, length, dtype=torch.bool, device=text.device).tril()

@@ -25,8 +25,8 @@ from pinxit.systems.token_drawing import TokenDrawer
 
 Network = TypeVar("Network", bound=nn.Module)
 
-BATCH = 256
-"""Embeddings that are drawn at once."""
+BATCH = 64
+"""Embeddings that are drawn at once, with what each block keeps of their texts."""
 
 STREAM = 8
 """Of an embedding's noise, which is none of its picture's; each further candidate takes the next."""
@@ -150,7 +150,8 @@ class PriorDrawer:
         return F.normalize(rows, dim=1) if self.unit else rows
 
     def _denoiser(self, told: Read) -> Denoiser:
-        return self.process.denoiser(lambda x, times: self.prior(x, times, told))
+        begun = self.prior.begun(told)
+        return self.process.denoiser(lambda x, times: self.prior.continued(x, times, begun))
 
 
 class ARPriorDrawer:
