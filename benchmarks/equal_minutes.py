@@ -74,14 +74,15 @@ def evaluated(model: Path, data: str, told: Path, *options: str) -> dict[str, An
 
 def sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], heads: Sequence[str] = (), side: int = 128) -> Image.Image:
     """Labelled rows of pictures, under headings."""
-    left, gap, top = 110, 6, 40 if heads else 0
+    left, gap, top = 120, 6, 40 if heads else 0
     wide = left + len(rows[0][1]) * (side + gap)
     whole = Image.new("RGB", (wide, top + len(rows) * (side + gap)), "white")
     pen, font, small = ImageDraw.Draw(whole), ImageFont.load_default(15), ImageFont.load_default(12)
     for x, head in enumerate(heads):
         pen.multiline_text((left + x * (side + gap), 4), textwrap.fill(head, side // 6), "black", small)
     for y, (label, pictures) in enumerate(rows):
-        pen.text((6, top + y * (side + gap) + side // 2 - 8), label, "black", font)
+        middle = top + y * (side + gap) + side // 2
+        pen.multiline_text((6, middle), textwrap.fill(label, left // 8), "black", font, anchor="lm")
         for x, picture in enumerate(pictures):
             scaled = picture.resize((side, side), Image.Resampling.LANCZOS)
             whole.paste(scaled, (left + x * (side + gap), top + y * (side + gap)))

@@ -140,8 +140,8 @@ def ways_of(folder: Path, given: argparse.Namespace) -> dict[str, list[dict[str,
     if not isinstance(system, DALLE2System):
         return {folder.name: [{**fixed, **scale} for scale in scales]}
     ways = {
-        f"{folder.name}, {prior} prior": [{**fixed, "prior": prior, **scale} for scale in scales]
-        for prior in (*system.priors, NO_PRIOR)
+        f"{folder.name}, {called} prior": [{**fixed, "prior": prior, **scale} for scale in scales]
+        for prior, called in {**{name: name for name in system.priors}, NO_PRIOR: "no"}.items()
     }
     return {**ways, f"{folder.name}, {WORDLESS}": [{**fixed, WORDLESS: True, **scale} for scale in scales]}
 

@@ -94,8 +94,8 @@ def save_checkpoint(
     """Writes a checkpoint in place of whatever `folder` holds.
 
     `config` has "kind" and whatever JSON can hold; the library's version is added. Each network becomes
-    `<name>.safetensors`, its floating tensors cast to `dtype` where one is given. `tokenizer` is the text of
-    tokenizer.json, `card` that of README.md. NaN or Inf in a tensor is refused by name.
+    `<name>.safetensors`, the floating tensors of its layers cast to `dtype` where one is given. `tokenizer` is the
+    text of tokenizer.json, `card` that of README.md. NaN or Inf in a tensor is refused by name.
     """
     with replace_folder(folder) as partial:
         write_config(partial, config)
@@ -118,7 +118,9 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
 def write_tensors(folder: Path, name: str, state: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
     """Writes `<name>.safetensors` into a folder that `replace_folder` gave."""
     file = folder / f"{name}.safetensors"
-    save_file({key: _written(name, key, value, dtype) for key, value in state.items()}, file)
+    # What a network holds outside its layers is small, and may be measured of data: components are no basis if rounded.
+    kept = {key: _written(name, key, value, dtype if "." in key else None) for key, value in state.items()}
+    save_file(kept, file)
     file.chmod((folder / "config.json").stat().st_mode)  # save_file leaves it to the owner alone
 
 

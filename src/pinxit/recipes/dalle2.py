@@ -59,6 +59,7 @@ def of_embeddings(base: Recipe, name: str, summary: str) -> Recipe:
         summary=summary,
         model=replace(base.model, embedding=128),
         data=replace(base.data, caption_dropout=0.5),
+        optimizer=replace(base.optimizer, lr=4e-3),
         needs=("clip",),
     )
 

@@ -9,8 +9,7 @@ pinxit train dalle2-emoji --data SRC --out runs/dalle2-emoji --part clip=dalle1-
     --part upsampler=runs/small --part second_upsampler=runs/large --set 'model.shared={"clip": "dalle1-emoji"}'
 
 Emoji drawings are too small to learn to enlarge from; scenes are drawn at any size, and what enlarges parts of 256
-pixels enlarges larger pictures as well. The CLIP is not trained again, nor
-copied into the model.
+pixels enlarges larger pictures as well. The CLIP is not trained again, nor copied into the model.
 """
 
 from __future__ import annotations
@@ -99,8 +98,7 @@ def _emoji(whole: Pipeline, base: Recipe, clip: Stage, *, moves: int, colours: i
     decoder = replace(
         decoder,
         model=replace(decoder.model, known=True),
-        data=replace(decoder.data, known_dropout=0.6),
-        optimizer=replace(base.optimizer, lr=2 * base.optimizer.lr),
+        data=replace(decoder.data, known_dropout=0.6, crop=1.0),
         training=replace(base.training, steps=5 * base.training.steps),
     )
     stages = {**whole.stages, "clip": clip, "decoder": decoder}

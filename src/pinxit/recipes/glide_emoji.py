@@ -34,7 +34,7 @@ def glide_emoji_base_tiny() -> Recipe:
 
 def _of_emoji(base: Recipe, name: str, summary: str) -> Recipe:
     """Of no people and no flags, each in other colours as well."""
-    data = replace(base.data, captions=CAPTIONS, exclude=NO_THINGS, recolour=0.4, prompts=PROMPTS)
+    data = replace(base.data, captions=CAPTIONS, exclude=NO_THINGS, recolour=0.4, crop=0.9, prompts=PROMPTS)
     return replace(base, name=name, summary=summary, data=data, licence=LICENCE)
 
 

@@ -61,6 +61,8 @@ class Imagines(Protocol):
 def opened(folder: Path, file: str, config: type[Any], network: type[Network], clip: CLIPSystem) -> Network:
     """A prior's network in a checkpoint folder, frozen; one that was trained with another CLIP is refused."""
     said = check_clip(folder, clip)
+    if said["kind"] != file:
+        raise PinxitError(f"{folder} is of kind {said['kind']}; a network of kind {file} is wanted there.")
     found = network(from_config(config, said.get("config", {})))
     load_network(folder, file, found)
     return found.to(clip.device).eval().requires_grad_(False)
