@@ -125,7 +125,7 @@ def dalle1_emoji() -> Pipeline:
                 clip(),
                 model=CLIP_SIZE,
                 data=CLIPDataConfig(exclude=SHARE_ALIKE, captions={**CAPTIONS, "alt": 0.4}, recolour=0.5),
-                training=replace(clip().training, steps=1_500, batch_size=128),
+                training=replace(clip().training, steps=5_000, batch_size=128),
                 licence=LICENCE,
             ),
             "transformer": replace(
