@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+import torch
 
 from pinxit.diffusion.levels import CLEAN
-from pinxit.diffusion.process import ProcessConfig
-from pinxit.diffusion.schedules import FAST27, Discrete, DiscreteConfig, EDMConfig, Flow, FlowConfig, even
+from pinxit.diffusion.process import Process, ProcessConfig, Target, spread
+from pinxit.diffusion.schedules import (
+    FAST27,
+    Discrete,
+    DiscreteConfig,
+    EDMConfig,
+    Flow,
+    FlowConfig,
+    ScheduleConfig,
+    even,
+)
 from pinxit.errors import PinxitError
 
 LINEAR = Discrete(DiscreteConfig("linear"))
@@ -18,13 +28,37 @@ LINEAR = Discrete(DiscreteConfig("linear"))
     ("settings", "message"),
     [
         ({"schedule": EDMConfig(), "learned_variance": True}, "learned_variance=true is for levels that are counted"),
-        ({"schedule": DiscreteConfig(zero_terminal_snr=True)}, "zero_terminal_snr=true with target=eps"),
-        ({"schedule": EDMConfig(), "target": "v"}, "target=v needs"),
+        ({"schedule": DiscreteConfig(zero_terminal_snr=True)}, "target=eps with levels the last of which is all noise"),
+        ({"schedule": FlowConfig()}, "Allowed are x0, v, flow and edm"),
     ],
 )
 def test_what_does_not_go_together(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(PinxitError, match=message):
         ProcessConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "target"),
+    [
+        (schedule, target)
+        for schedule in (DiscreteConfig(), EDMConfig(), FlowConfig())
+        for target in get_args(Target)
+        if not (isinstance(schedule, FlowConfig) and target == "eps")
+    ],
+)
+def test_clean_values_come_back_from_what_is_told(schedule: ScheduleConfig, target: Target) -> None:
+    process = Process(ProcessConfig(schedule, target))
+    x0, noise = torch.randn(2, 64, 3, generator=torch.Generator().manual_seed(0)).double()
+    times = process.schedule.times(torch.linspace(0.05, 0.95, 64)).double()
+    alpha, sigma = (spread(value, x0).double() for value in process.schedule.at(times))
+    x, told = process.noised(x0, noise, times), process.target(x0, noise, times)
+    torch.testing.assert_close(process.clean(told, x, alpha, sigma), x0, rtol=1e-4, atol=1e-4)
+    # An error in what is told is one in x0 of the size that weighting takes it for.
+    wrong = process.clean(told + 0.1, x, alpha, sigma) - x0
+    counted = process.weights(times, "velocity", gamma=1e9) * 0.01
+    torch.testing.assert_close(
+        ((alpha / sigma).square()[:, 0] + 1) * wrong[:, 0].square(), counted, rtol=1e-3, atol=1e-6, check_dtype=False
+    )
 
 
 @pytest.mark.parametrize("steps", [0, 1_001])

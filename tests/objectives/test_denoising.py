@@ -200,3 +200,28 @@ def test_shares_are_one_of_each_part() -> None:
 def test_what_learns_a_variance_has_one(learned: bool, learns: Any) -> None:
     with pytest.raises(PinxitError, match=f"learns={learns} with process.learned_variance={learned}"):
         Denoising(Net(), ProcessConfig(COSINE, learned_variance=learned), DenoisingConfig(learns=learns))
+
+
+def test_averaged_weights_are_compared_on_what_was_learnt_from() -> None:
+    """Twice as wrong at the same noise is four times the error, whatever validation holds."""
+    lags: list[float | None] = []
+
+    def check(lag: float | None) -> dict[str, float]:
+        lags.append(lag)
+        return {}
+
+    net = Net()
+    nn.init.zeros_(net.last.weight)
+    objective = Denoising(net, ProcessConfig(LINEAR), DenoisingConfig(), check=check)
+    with torch.no_grad():
+        objective.conclude(lambda value: [value])
+        net.last.bias.fill_(50.0)
+        objective({"pixels": two_humps(64)}, "main", 0)
+        objective.eval()
+        objective.validate({"pixels": 100 * two_humps(8)}, 0)
+        objective.conclude(lambda value: [value])
+        net.last.bias.fill_(100.0)
+        objective.conclude(lambda value: [value])
+    assert lags[0] is None
+    assert lags[1] == 1
+    assert lags[2] == pytest.approx(4, rel=0.05)

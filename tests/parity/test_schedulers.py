@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pinxit.diffusion import samplers
+from pinxit.diffusion.levels import Level
 from pinxit.diffusion.process import Process, ProcessConfig
 from pinxit.diffusion.samplers import Step
 from pinxit.diffusion.schedules import EDM, Discrete, DiscreteConfig, EDMConfig, Flow, FlowConfig
@@ -32,6 +33,11 @@ def network(x: Tensor, times: Tensor) -> Tensor:
 
 def start() -> Tensor:
     return torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+
+
+def spaced(process: Process, spacing: str) -> list[Level]:
+    assert isinstance(process.schedule, Discrete)
+    return process.schedule.levels(STEPS, spacing)  # type: ignore[arg-type]
 
 
 class Same:
@@ -95,7 +101,7 @@ def test_ddpm(betas: str, target: str, variance: str, monkeypatch: pytest.Monkey
         "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda shape, **_: noise(torch.empty(shape))
     )
     reached = theirs(scheduler, start(), network)
-    levels = process.schedule.levels(STEPS, "leading")
+    levels = spaced(process, "leading")
     same(samplers.ancestral(process.denoiser(network), start(), levels, variance=variance, noise=Same()), reached)  # type: ignore[arg-type]
 
 
@@ -133,7 +139,7 @@ def test_ddim(betas: str, spacing: str, eta: float) -> None:
         reached.append(x)
     if eta:  # theirs adds noise at the last step as well, by the variance of the first level; ours ends clean
         reached.pop()
-    levels = process.schedule.levels(STEPS, spacing)  # type: ignore[arg-type]
+    levels = spaced(process, spacing)
     ours = list(samplers.ddim(process.denoiser(network), start(), levels, eta=eta, noise=Same()))
     same(iter(ours[: len(reached)]), reached)
 
@@ -149,7 +155,7 @@ def test_zero_terminal_snr() -> None:
     )
     scheduler.set_timesteps(STEPS)
     process = Process(ProcessConfig(config, target="v"))
-    levels = process.schedule.levels(STEPS, "trailing")
+    levels = spaced(process, "trailing")
     assert levels[0].alpha == 0
     same(samplers.ddim(process.denoiser(network), start(), levels), theirs(scheduler, start(), network))
 
@@ -162,7 +168,7 @@ def test_plms(betas: str) -> None:
     scheduler.set_timesteps(STEPS)
     process = Process(ProcessConfig(config))
     reached = theirs(scheduler, start(), network)
-    levels = process.schedule.levels(STEPS, "leading")
+    levels = spaced(process, "leading")
     same(samplers.plms(process.denoiser(network), start(), levels), reached[1:])
 
 
@@ -185,7 +191,7 @@ def test_dpm_solver(betas: str, random: bool, monkeypatch: pytest.MonkeyPatch) -
     )
     process = Process(ProcessConfig(config))
     reached = theirs(scheduler, start(), network)
-    levels = process.schedule.levels(STEPS, "trailing")
+    levels = spaced(process, "trailing")
     same(samplers.dpm_solver(process.denoiser(network), start(), levels, random=random, noise=Same()), reached)
 
 
@@ -196,7 +202,7 @@ def test_heun_and_euler(correct: bool) -> None:
     scheduler = getattr(diffusers, name)(**LINEAR, timestep_spacing="trailing")
     scheduler.set_timesteps(STEPS)
     process = Process(ProcessConfig(DiscreteConfig("linear")))
-    levels = process.schedule.levels(STEPS, "trailing")
+    levels = spaced(process, "trailing")
     reached = theirs(scheduler, start() / levels[0].alpha, network)
     if correct:
         reached = [*reached[1::2], reached[-1]]
@@ -214,7 +220,7 @@ def test_euler_ancestral_is_ddim_with_eta_1(monkeypatch: pytest.MonkeyPatch) -> 
         lambda shape, **_: noise(torch.empty(shape)),
     )
     process = Process(ProcessConfig(DiscreteConfig("linear")))
-    levels = process.schedule.levels(STEPS, "trailing")
+    levels = spaced(process, "trailing")
     reached = theirs(scheduler, start() / levels[0].alpha, network)
     ours = list(samplers.ddim(process.denoiser(network), start(), levels, eta=1.0, noise=Same()))
     for step, expected in zip(ours, reached, strict=True):

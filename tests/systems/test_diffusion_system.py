@@ -43,7 +43,7 @@ def make_drawer(config: DenoiserConfig, seed: int = 0) -> NoiseDrawer:
 
 def make_glide(*, known: bool = False, upsampler: bool = False, clip: bool = False) -> DiffusionSystem:
     base = make_drawer(DenoiserConfig(UNET, COSINE, text=TEXT, known=known))
-    larger = DenoiserConfig(replace(UNET, size=32), COSINE, text=TEXT, low=16, low_noise=True)
+    larger = DenoiserConfig(replace(UNET, size=32), COSINE, text=TEXT, low=16, low_noise=0.5)
     return DiffusionSystem(
         "glide",
         Cascade(base, *([make_drawer(larger, 1)] if upsampler else [])),
@@ -106,7 +106,7 @@ QUICK: dict[str, tuple[DenoiserConfig, Asked]] = {
         Asked(ids=IDS, known=SHOWN, mask=torch.eye(16).expand(2, 1, 16, 16)),
     ),
     "a small picture": (
-        DenoiserConfig(replace(UNET, size=32), COSINE, low=16, low_noise=True),
+        DenoiserConfig(replace(UNET, size=32), COSINE, low=16, low_noise=0.5),
         Asked(low=SHOWN, low_level=torch.zeros(2)),
     ),
     "an embedding and a text read by CLIP": (

@@ -21,7 +21,7 @@ def log_likelihood(denoise: Denoiser, x: Tensor, levels: Sequence[Level], *, pro
     """
     upward = [level for level in reversed(levels) if level.sigma]
     ratio = upward[0].sigma / upward[0].alpha
-    x, total = x / upward[0].alpha, torch.zeros(len(x))
+    x, total = x / upward[0].alpha, x.new_zeros(len(x))
     slope, change = _slope(denoise, x, upward[0], probes)
     for to in upward[1:]:
         step = to.sigma / to.alpha - ratio
@@ -29,8 +29,8 @@ def log_likelihood(denoise: Denoiser, x: Tensor, levels: Sequence[Level], *, pro
         x, total = x + step * (slope + further) / 2, total + step * (change + there) / 2
         ratio += step
         slope, change = _slope(denoise, x, to, probes)
-    spread = x[0].numel() * math.log(2 * math.pi * ratio**2)
-    return total - 0.5 * (spread + x.square().flatten(1).sum(1) / ratio**2)
+    volume = x[0].numel() * math.log(2 * math.pi * ratio**2)
+    return total - 0.5 * (volume + x.square().flatten(1).sum(1) / ratio**2)
 
 
 def _slope(denoise: Denoiser, x: Tensor, level: Level, probes: int | None) -> tuple[Tensor, Tensor]:

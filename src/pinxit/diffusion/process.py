@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pinxit.diffusion.levels import Denoised, Denoiser, Level
-from pinxit.diffusion.schedules import DiscreteConfig, EDMConfig, Schedule, ScheduleConfig, schedule
+from pinxit.diffusion.schedules import DiscreteConfig, EDMConfig, FlowConfig, Schedule, ScheduleConfig, schedule
 from pinxit.errors import PinxitError
 
 Target = Literal["eps", "x0", "v", "flow", "edm"]
@@ -26,8 +26,8 @@ class ProcessConfig:
 
     schedule: ScheduleConfig = field(default_factory=DiscreteConfig)
     target: Target = "eps"
-    """What the network tells: the noise, the picture, v (Salimans and Ho 2022, appendix D), the velocity from picture
-    to noise, or the picture as EDM's preconditioning has it."""
+    """What the network tells: the noise, the picture, v (Salimans and Ho 2022, appendix D; of levels scaled to
+    alpha^2 + sigma^2 = 1), the velocity from picture to noise, or the picture as EDM's preconditioning has it."""
     learned_variance: bool = False
     """Whether it tells the variance of steps as well, in a second half of its channels."""
     data_std: float = 0.5
@@ -36,14 +36,10 @@ class ProcessConfig:
     def __post_init__(self) -> None:
         if self.learned_variance and not isinstance(self.schedule, DiscreteConfig):
             raise PinxitError("learned_variance=true is for levels that are counted: it needs a DiscreteConfig.")
-        if isinstance(self.schedule, DiscreteConfig) and self.schedule.zero_terminal_snr and self.target == "eps":
+        if self.target == "eps" and getattr(self.schedule, "zero_terminal_snr", isinstance(self.schedule, FlowConfig)):
             raise PinxitError(
-                "zero_terminal_snr=true with target=eps: in the last level all is noise, and to tell it tells nothing. "
-                "Allowed are x0, v and edm."
-            )
-        if self.target == "v" and isinstance(self.schedule, EDMConfig):
-            raise PinxitError(
-                "target=v needs alpha^2 + sigma^2 = 1, which EDM's levels have not. Allowed are eps, x0 and edm."
+                "target=eps with levels the last of which is all noise (a FlowConfig, zero_terminal_snr=true): to tell "
+                "noise tells nothing there. Allowed are x0, v, flow and edm."
             )
 
 
@@ -68,7 +64,7 @@ class Process:
             case "x0":
                 return x0
             case "v":
-                return alpha * noise - sigma * x0
+                return (alpha * noise - sigma * x0) / torch.hypot(alpha, sigma)
             case "flow":
                 return noise - x0
             case "edm":
@@ -83,7 +79,8 @@ class Process:
             case "x0":
                 return told
             case "v":
-                return alpha * x - sigma * told
+                size = torch.hypot(alpha, sigma)
+                return (alpha * x / size - sigma * told) / size
             case "flow":
                 return (x - sigma * told) / (alpha + sigma)
             case "edm":
@@ -130,7 +127,7 @@ class Process:
             case "x0":
                 return torch.ones_like(alpha)
             case "v":
-                return sigma.square()
+                return (sigma / torch.hypot(alpha, sigma)).square()
             case "flow":
                 return (sigma / (alpha + sigma)).square()
             case "edm":

@@ -37,7 +37,7 @@ class Schedule(Protocol):
     def by_ratio(self, ratio: float) -> Level:
         """The level at which sigma/alpha is this."""
 
-    def levels(self, steps: int, spacing: Spacing = "even") -> list[Level]:
+    def levels(self, steps: int) -> list[Level]:
         """The levels that sampling in so many steps goes through, noisiest first; the last of them is clean."""
 
 
@@ -186,6 +186,12 @@ class EDMConfig:
     """Of the logarithm of sigma in training, which is normal, and how far it spreads:"""
     std: float = 1.2
 
+    def __post_init__(self) -> None:
+        if not (0 < self.least < self.most and self.rho > 0):
+            raise PinxitError(
+                f"Noise from {self.least} to {self.most} by rho={self.rho}: give 0 < least < most, rho > 0."
+            )
+
 
 class EDM:
     """`EDMConfig` at work; times are logarithms of sigma."""
@@ -210,8 +216,8 @@ class EDM:
         """Which is sigma."""
         return Level(1.0, ratio, 250.0 * math.log(ratio))
 
-    def levels(self, steps: int, spacing: Spacing = "even") -> list[Level]:  # noqa: ARG002
-        """By rho, always."""
+    def levels(self, steps: int) -> list[Level]:
+        """By rho."""
         c = self.config
         return [*(self.by_ratio(sigma) for sigma in karras(c.least, c.most, steps, c.rho)), CLEAN]
 
@@ -226,6 +232,10 @@ class FlowConfig:
     shift: float = 1.0
     """Above 1, sampling spends more steps on much noise: t -> shift t / (1 + (shift - 1) t) (Esser et al. 2024,
     equation 23)."""
+
+    def __post_init__(self) -> None:
+        if self.std < 0 or self.shift <= 0:
+            raise PinxitError(f"std={self.std}, shift={self.shift}: give at least 0, and more than 0.")
 
 
 class Flow:
@@ -253,7 +263,7 @@ class Flow:
         """t / (1 - t)."""
         return self._level(ratio / (1 + ratio))
 
-    def levels(self, steps: int, spacing: Spacing = "even") -> list[Level]:  # noqa: ARG002
+    def levels(self, steps: int) -> list[Level]:
         """Even in t, shifted."""
         shift = self.config.shift
         times = [1 - i / steps for i in range(steps)]
@@ -264,6 +274,11 @@ class Flow:
 
 
 ScheduleConfig = DiscreteConfig | EDMConfig | FlowConfig
+
+
+def at_most(steps: int, config: ScheduleConfig) -> int:
+    """So many steps of drawing, or as many as there are levels of noise."""
+    return min(steps, config.steps) if isinstance(config, DiscreteConfig) else steps
 
 
 def draw_shares(count: int, device: torch.device | None = None) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pinxit.diffusion.schedules import at_most
 from pinxit.models.denoiser import Asked
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
 
@@ -48,10 +49,10 @@ def health(drawer: NoiseDrawer, asked: Asked, real: Tensor, lag: float | None = 
 
     `asked` is of as many pictures. `lag` is the averaged weights' error over that of the weights themselves.
     """
-    wanted = Look.at(real)
+    wanted, schedule = Look.at(real), drawer.config.process.schedule
     numbers: dict[str, float] = {}
     for sampler, steps in WALKS.items():
-        look = Look.at(drawer.draw(asked, range(len(real)), Drawing(sampler, steps)))
+        look = Look.at(drawer.draw(asked, range(len(real)), Drawing(sampler, at_most(steps, schedule))))
         numbers[f"{sampler}_roughness"] = look.roughness / max(wanted.roughness, 1e-6)
         numbers[f"{sampler}_brightness"] = look.brightness - wanted.brightness
     if lag is not None:

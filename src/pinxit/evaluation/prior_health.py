@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from pinxit.diffusion.process import Process, spread
+from pinxit.diffusion.schedules import at_most
 from pinxit.evaluation.health import lagging
 from pinxit.models.prior import LEVELS, Prior, Read
 from pinxit.systems.prior_drawing import PriorDrawer, PriorDrawing
 
 logger = logging.getLogger(__name__)
 
-HOW = PriorDrawing(steps=32, candidates=1)
-"""How embeddings are drawn to be looked at."""
+STEPS = 32
+"""In which embeddings are drawn to be looked at."""
 
 SCALE = 1.25
 """By which factor the spread of drawn embeddings may differ from that of pictures'."""
@@ -48,8 +49,8 @@ def prior_health(
     drawer: PriorDrawer, texts: Sequence[str], wanted: Tensor, lag: float | None = None
 ) -> dict[str, float]:
     """How near embeddings drawn for texts come to those of their pictures, `wanted` b d; warns where it is not."""
-    seeds = range(len(texts))
-    drawn, better = (drawer.draw(texts, seeds, HOW._replace(candidates=count)) for count in (1, 2))
+    seeds, how = range(len(texts)), PriorDrawing(at_most(STEPS, drawer.prior.config.process.schedule))
+    drawn, better = (drawer.draw(texts, seeds, how._replace(candidates=count)) for count in (1, 2))
     said = drawer.read(texts).embedding.cpu()
     mean = drawer.prior.mean.cpu()
     numbers = {

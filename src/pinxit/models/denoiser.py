@@ -47,9 +47,9 @@ class DenoiserConfig:
     """Side of the small picture that it enlarges."""
     low_filter: Literal["bilinear", "bicubic"] = "bilinear"
     """How that is stretched; the latter against aliasing, as Karlo does."""
-    low_noise: bool = False
-    """Whether it is told how noisy that is, having learnt from noisy ones (Ho et al. 2022, "Cascaded Diffusion
-    Models", section 4.2)."""
+    low_noise: float = 0.0
+    """How noisy the small pictures may be that it learns from, from 0 to 1; above 0 it is told how noisy one is (Ho et
+    al. 2022, "Cascaded Diffusion Models", section 4.2)."""
     known: bool = False
     """Whether it can be shown a part of the picture, and where that is."""
 
@@ -59,6 +59,10 @@ class DenoiserConfig:
                 f"reads={self.reads} with embedding={self.embedding} and text={self.text}: a network that reads by "
                 "CLIP draws of its embeddings, and has no text of its own."
             )
+        if not 0 <= self.low_noise <= 1:
+            raise PinxitError(f"low_noise={self.low_noise}: give a share from 0, of no noise, to 1, of nothing else.")
+        if self.low and (self.low >= self.unet.size or self.unet.size % self.low):
+            raise PinxitError(f"low={self.low} cannot become size={self.unet.size}: sizes are multiples, of 2 or more.")
         tokens = self.text.width if self.text else self.unet.told if self.embedding else None
         wanted: dict[str, Any] = {
             "beside": 3 * bool(self.low) + 4 * self.known,
@@ -179,35 +183,34 @@ class Denoiser(nn.Module):
 
     def guide(self, asked: Asked) -> Guide:
         """What the U-Net is told."""
-        added: Tensor | None = None
-        tokens: Tensor | None = None
+        added: list[Tensor] = []
+        tokens: list[Tensor] = []
         mask: Tensor | None = None
         if self.labels is not None and asked.labels is not None:
             some = asked.labels < self.labels.num_embeddings
-            added = self.labels(asked.labels * some) * some[:, None]
-        if self.config.text:
-            assert asked.ids is not None
-            tokens = self.text(asked.ids)
-            added = self.text_to_time(self.text.whole(tokens))
-        if self.config.reads:
-            assert asked.read is not None
-            assert asked.read_mask is not None
-            assert asked.read_embedding is not None
-            tokens, added = self.read(asked.read), self.read_to_time(asked.read_embedding)
-            mask = F.pad(asked.read_mask, (EMBEDDING_TOKENS, 0), value=True)
+            added.append(self.labels(asked.labels * some) * some[:, None])
         if self.config.embedding:
             assert asked.embedding is not None
             # Numbers of unit vectors are small beside all else that is told, and would be learnt from slowly.
             seen = asked.embedding * (self.config.embedding**0.5 if self.config.unit else 1.0)
-            stands = self.embedding_to_tokens(seen).unflatten(1, (EMBEDDING_TOKENS, -1))
-            tokens = stands if tokens is None else torch.cat([stands, tokens], 1)
-            shown = self.embedding_to_time(seen)
-            added = shown if added is None else added + shown
+            tokens.append(self.embedding_to_tokens(seen).unflatten(1, (EMBEDDING_TOKENS, -1)))
+            added.append(self.embedding_to_time(seen))
+        if self.config.text:
+            assert asked.ids is not None
+            tokens.append(self.text(asked.ids))
+            added.append(self.text_to_time(self.text.whole(tokens[-1])))
+        if self.config.reads:
+            assert asked.read is not None
+            assert asked.read_mask is not None
+            assert asked.read_embedding is not None
+            tokens.append(self.read(asked.read))
+            added.append(self.read_to_time(asked.read_embedding))
+            mask = F.pad(asked.read_mask, (EMBEDDING_TOKENS, 0), value=True)
         if self.config.low_noise:
             assert asked.low_level is not None
-            rough = self.low_level(embed_times(1_000 * asked.low_level, self.config.unet.channels))
-            added = rough if added is None else added + rough
-        return Guide(added, tokens, mask, self._beside(asked))
+            added.append(self.low_level(embed_times(1_000 * asked.low_level, self.config.unet.channels)))
+        total = torch.stack(added).sum(0) if added else None
+        return Guide(total, torch.cat(tokens, 1) if tokens else None, mask, self._beside(asked))
 
     def _beside(self, asked: Asked) -> Tensor | None:
         """What is known, blanked where it is not, and where it is; then the enlarged small picture."""
@@ -316,15 +319,19 @@ SIZES = {
         UNetConfig(256, 320, (1, 2, 3, 4), 3, (), middle=False, beside=3, dropout=0.1),
         ProcessConfig(DiscreteConfig("cosine")),
         low=64,
-        low_noise=True,
+        low_noise=0.5,
     ),
     "dalle2-upsample-1024": DenoiserConfig(
         UNetConfig(1_024, 192, (1, 1, 2, 2, 4, 4), 2, (), middle=False, beside=3),
         ProcessConfig(DiscreteConfig("linear")),
         low=256,
-        low_noise=True,
+        low_noise=0.5,
     ),
 }
+
+
+OF_EMBEDDINGS = ("no_embedding", "embedding_to_time.", "embedding_to_tokens.")
+"""What a network that draws of embeddings has besides."""
 
 
 def widened(state: Mapping[str, Tensor], network: Denoiser) -> dict[str, Tensor]:
@@ -335,7 +342,11 @@ def widened(state: Mapping[str, Tensor], network: Denoiser) -> dict[str, Tensor]
     """
     name = "unet.encoder.stem.weight"
     wanted, found = network.unet.encoder.stem.weight, state.get(name)
-    full = {key: value.new_zeros(value.shape) for key, value in network.state_dict().items() if "embedding" in key}
+    full = {
+        key: value.new_zeros(value.shape)
+        for key, value in network.state_dict().items()
+        if key.startswith(OF_EMBEDDINGS)
+    }
     full |= state
     if found is None or found.shape[1] == wanted.shape[1]:
         return full

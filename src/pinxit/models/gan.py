@@ -19,6 +19,9 @@ from pinxit.nn.convolution import folded_channels, unfolding
 from pinxit.nn.group_norm import GroupNorm
 from pinxit.nn.linear import Linear
 
+GROUPS = 8
+"""Of the norms."""
+
 START = 4
 """Side of the feature maps that the generator starts from, and the critic ends at."""
 
@@ -41,6 +44,8 @@ class GANConfig:
     def __post_init__(self) -> None:
         if (side := START * 2 ** (len(self.widths) - 1) * self.patch) != self.size:
             raise PinxitError(f"{len(self.widths)} widths with patch={self.patch} make {side} pixels, not {self.size}.")
+        if odd := [width for width in self.widths if width % GROUPS]:
+            raise PinxitError(f"widths={self.widths}: {odd[0]} does not divide into the {GROUPS} groups of a norm.")
 
     @property
     def told(self) -> int:
@@ -74,8 +79,8 @@ class Up(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, told: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = GroupNorm(8, inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm2, self.conv2 = GroupNorm(8, outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.norm1, self.conv1 = GroupNorm(GROUPS, inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2, self.conv2 = GroupNorm(GROUPS, outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
         self.told1, self.told2 = Linear(told, 2 * inputs), Linear(told, 2 * outputs)
         self.skip = nn.Conv2d(inputs, outputs, 1)
 
@@ -104,7 +109,7 @@ class Generator(nn.Module):
         self.start = Linear(told, START**2 * width)
         self.up = nn.ModuleList(Up(a, b, told) for a, b in pairwise(config.widths))
         self.out = nn.Sequential(
-            GroupNorm(8, config.widths[-1]),
+            GroupNorm(GROUPS, config.widths[-1]),
             nn.SiLU(),
             nn.Conv2d(config.widths[-1], folded_channels(3, config.patch), 3, padding=1),
             *unfolding(3, config.patch, nn.SiLU()),

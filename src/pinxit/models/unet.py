@@ -37,7 +37,8 @@ class UNetConfig:
     blocks: int
     """Residual blocks a level; on the way up there is one more."""
     attention: tuple[int, ...]
-    """Sides of the feature maps, at `size`, whose blocks are followed by attention."""
+    """Sides of the feature maps, at `size`, whose blocks are followed by attention; as in ADM, those that no level has
+    are passed over."""
     middle: bool = True
     """Whether the coarsest one attends anyway, between its blocks in the middle."""
     heads: int | None = None

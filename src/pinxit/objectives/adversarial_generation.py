@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from pinxit.errors import PinxitError
 from pinxit.objectives.objective import Batch, Numbers, Objective
 
 
@@ -26,6 +27,10 @@ class GANObjectiveConfig:
     size; 1 is for those of 256 pixels."""
     r1_every: int = 16
     """Steps between two such penalties, which count as much more."""
+
+    def __post_init__(self) -> None:
+        if self.r1 < 0 or self.r1_every < 1:
+            raise PinxitError(f"r1={self.r1} every {self.r1_every} steps: give at least 0, every 1 or more.")
 
 
 class AdversarialGeneration(Objective):
@@ -80,8 +85,11 @@ class AdversarialGeneration(Objective):
         wrong = F.relu(1 + fake).mean()
         numbers: dict[str, Tensor | float] = {"real": real.detach().mean(), "made": fake.detach().mean()}
         if asked is not None:
-            other = self.critic(pixels, asked.roll(1, 0)).float()
-            wrong = (wrong + F.relu(1 + other).mean()) / 2
+            rolled = asked.roll(1, 0)
+            differs = (asked != rolled).view(len(asked), -1).any(1)
+            other = self.critic(pixels, rolled).float()
+            mismatched = (F.relu(1 + other) * differs).sum() / differs.sum().clamp_min(1)
+            wrong = torch.where(differs.any(), (wrong + mismatched) / 2, wrong)
             numbers["mismatched"] = other.detach().mean()
         loss = F.relu(1 - real).mean() + wrong
         if self.config.r1 and self.training and step % self.config.r1_every == 0:

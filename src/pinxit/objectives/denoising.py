@@ -18,9 +18,6 @@ from pinxit.models.denoiser import Asked
 from pinxit.nn.processes import gather
 from pinxit.objectives.objective import Batch, Numbers, Objective
 
-LATEST = 50
-"""Steps whose errors are compared with those of validation."""
-
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Of the noise that is learnt from, least first: where validation tells the loss."""
 
@@ -73,8 +70,8 @@ class Denoising(Objective):
         self.config = config
         self.paint, self.check = paint, check
         self.name, self.given = name, given or pictures
-        self._errors_of: dict[bool, list[Tensor]] = {True: [], False: []}
-        """The latest ones, in training and in validation."""
+        self._latest: tuple[Tensor, Any, Tensor, Tensor, Tensor] | None = None
+        """What was learnt from last: clean values, what was asked, times, noise, and the mean error."""
         self.process = Process(process)
         schedule = self.process.schedule
         self.bound = Bound(schedule) if config.learns != "simple" and isinstance(schedule, Discrete) else None
@@ -94,9 +91,10 @@ class Denoising(Objective):
             times, weights = self.costs.draw(len(clean), clean.device)
         else:
             times = self.process.schedule.times(draw_shares(len(clean), clean.device))
-        errors, terms = self._errors(clean, asked, times)
-        if self.check:
-            self._errors_of[self.training] = [*self._errors_of[self.training][-LATEST:], errors.detach().mean()]
+        noise = torch.randn_like(clean)
+        errors, terms = self._errors(clean, asked, times, noise)
+        if self.check and self.training:
+            self._latest = clean, asked, times, noise, errors.detach().mean()
         if terms is None:
             return errors.mean(), {"error": errors.detach().mean()}
         numbers = {"error": errors.detach().mean(), "bound": terms.detach().mean()}
@@ -107,10 +105,9 @@ class Denoising(Objective):
             self.costs.remember(times, terms.detach())
         return (terms if weights is None else weights * terms).mean() * steps, numbers
 
-    def _errors(self, clean: Tensor, asked: Any, times: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _errors(self, clean: Tensor, asked: Any, times: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weighted squared errors at times b, b; and the terms of the bound in bits a value, b, where there is one."""
         process = self.process
-        noise = torch.randn_like(clean)
         x = process.noised(clean, noise, times)
         alpha, sigma = (spread(value, x) for value in process.schedule.at(times))
         told, share = process.split(
@@ -130,18 +127,18 @@ class Denoising(Objective):
         clean, asked = self.given(batch, False)
         for share in SHARES:
             shares = torch.full((len(clean),), share, device=clean.device)
-            errors, _ = self._errors(clean, asked, self.process.schedule.times(shares))
+            errors, _ = self._errors(clean, asked, self.process.schedule.times(shares), torch.randn_like(clean))
             numbers[f"error_at_{share:.0%}"] = errors.mean()
         return numbers
 
     def conclude(self, gather: Callable[[Tensor], list[Tensor]]) -> Numbers:  # noqa: ARG002
-        """How samples look, and whether the averaged weights lag."""
+        """How samples look, and whether the averaged weights lag: what they err in the last step, at the same noise."""
         if self.check is None:
             return {}
-        trained, validated = self._errors_of[True], self._errors_of[False]
-        self._errors_of[False] = []
-        alike = trained and validated and self.costs is None  # drawn at the same noise
-        return self.check(float(torch.stack(validated).mean() / torch.stack(trained).mean()) if alike else None)
+        if self._latest is None:
+            return self.check(None)
+        clean, asked, times, noise, raw = self._latest
+        return self.check(float(self._errors(clean, asked, times, noise)[0].mean() / raw))
 
     def preview(self) -> Image.Image | None:
         """Pictures of fixed prompts and noise."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pinxit.diffusion.process import Process, ProcessConfig
+from pinxit.diffusion.process import Process, ProcessConfig, spread
 from pinxit.diffusion.schedules import draw_shares
 from pinxit.objectives.denoising import SHARES
 from pinxit.objectives.objective import Batch, Numbers, Objective
@@ -46,7 +46,9 @@ class NoisedClassification(Objective):
     def _logits(self, pixels: Tensor, shares: Tensor) -> Tensor:
         times = self.process.schedule.times(shares)
         noisy = self.process.noised(pixels, torch.randn_like(pixels), times)
-        logits: Tensor = self.network(noisy, self.process.schedule.told(times)).float()
+        alpha, sigma = (spread(value, pixels) for value in self.process.schedule.at(times))
+        seen = self.process.scaled(noisy, alpha, sigma)
+        logits: Tensor = self.network(seen, self.process.schedule.told(times)).float()
         return logits
 
 

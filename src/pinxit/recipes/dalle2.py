@@ -84,7 +84,7 @@ def dalle2_upsampler() -> Recipe:
             ),
             ProcessConfig(FlowConfig(std=1.2), target="x0"),
             low=64,
-            low_noise=True,
+            low_noise=0.5,
         ),
         data=DrawingDataConfig(low_damage="blur", window=0.25),
         takes=(),

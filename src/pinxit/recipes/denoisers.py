@@ -24,6 +24,7 @@ from pinxit.data.degrade import Damage, degraded
 from pinxit.data.images import grid, to_pil
 from pinxit.data.sample import BadSample, Pairs, Sample
 from pinxit.diffusion.process import roughened
+from pinxit.diffusion.schedules import at_most
 from pinxit.errors import PinxitError
 from pinxit.evaluation.health import health
 from pinxit.models.denoiser import Asked, Denoiser, DenoiserConfig, widened
@@ -45,8 +46,8 @@ CHECKED = 8
 Given = Callable[[Batch, bool], tuple[Tensor, Asked]]
 """A batch, and whether it is one to learn from -> its pixels, and what is asked."""
 
-PREVIEW = Drawing("dpm-solver", 20)
-"""How previews are drawn: quickly."""
+PREVIEW_STEPS = 20
+"""Of previews, by a quick sampler."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,9 @@ class DrawingDataConfig(PictureDataConfig):
 
     crop: float = 1.0
     flip: bool = False
-    low_noise: float = 0.5
-    """For a network that enlarges: how noisy the small pictures may be that it learns from, from 0 to 1."""
     low_damage: Damage = "none"
-    """How else they are worse than pictures made smaller: some blurred, or as BSR has it."""
+    """For a network that enlarges: how the small pictures that it learns from are worse than pictures made smaller, but
+    for noise: some blurred, or as BSR has it."""
     window: float = 1.0
     """The side of the part that is learnt from at once, as a share of the picture's: a network that enlarges, and knows
     neither attention nor positions, learns the same from quarters (Ramesh et al. 2022, section 2.3)."""
@@ -231,7 +231,7 @@ def build_denoiser(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
         plain,
         pixels=Pixels(size, data.crop, data.flip, data.recolour),
         words=words.varied,
-        low_noise=data.low_noise if config.low_noise else None,
+        low_noise=config.low_noise or None,
         low_damage=data.low_damage,
     )
     validation = held_batches(held, plain, VALIDATION_BATCH)
@@ -315,7 +315,8 @@ def _painter(
         if previews.embedding is not None:
             away = replace(away or Asked(), embedding=network.no_embedding[None])
     rows = next((len(value) for value in vars(previews).values() if value is not None), PREVIEWS)
-    how = PREVIEW._replace(guidance=guidance if away else 1.0)
+    led = guidance if away and not config.low else 1.0  # what enlarges is not guided in a cascade either
+    how = Drawing("dpm-solver", at_most(PREVIEW_STEPS, config.process.schedule), led)
 
     def paint() -> Image.Image:
         drawn = NoiseDrawer(network).draw(previews, range(rows), how, away=away)

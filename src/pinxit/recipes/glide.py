@@ -100,7 +100,7 @@ def glide_upsampler() -> Recipe:
         base,
         name="glide-upsampler",
         summary="The upsampler of GLIDE: 64 pixels to 128, after the text as well.",
-        model=replace(BASE, unet=unet, low=64, low_noise=True),
+        model=replace(BASE, unet=unet, low=64, low_noise=0.5),
         training=replace(base.training, batch_size=32),
         takes=(),
     )

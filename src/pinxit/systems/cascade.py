@@ -191,5 +191,5 @@ def enlarging(drawer: NoiseDrawer, asked: Asked, low: Tensor, seeds: Sequence[in
     )
     if not config.low_noise:
         return wanted
-    levels = torch.full((len(low),), LOW_LEVEL)
+    levels = torch.full((len(low),), min(LOW_LEVEL, config.low_noise))
     return replace(wanted, low=roughened(low, noise_of(seeds, stream, low.device)(low), levels), low_level=levels)

@@ -12,7 +12,7 @@ from torch import Tensor
 from pinxit.checkpoints.catalogue import part
 from pinxit.checkpoints.files import from_config, load_network, read_config
 from pinxit.diffusion.levels import Level
-from pinxit.diffusion.process import ProcessConfig
+from pinxit.diffusion.process import Process, ProcessConfig
 from pinxit.errors import PinxitError
 from pinxit.models.noised_classifier import NoisedClassifier, NoisedClassifierConfig
 from pinxit.systems.clip import CLIPSystem
@@ -34,6 +34,7 @@ class ClassifierJudge:
 
     def __init__(self, network: NoisedClassifier, condition: LabelCondition, device: torch.device) -> None:
         self.network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+        self.process = Process(network.config.process)
         self.condition = condition
         self.device = device
 
@@ -46,7 +47,9 @@ class ClassifierJudge:
             some = own < len(self.condition.labels)
 
             def score(x: Tensor, level: Level) -> Tensor:
-                logits = self.network(x, x.new_full((len(x),), level.time)).float()
+                alpha, sigma = (x.new_tensor(value) for value in (level.alpha, level.sigma))
+                seen = self.process.scaled(x, alpha, sigma)
+                logits = self.network(seen, x.new_full((len(x),), level.time)).float()
                 fits: Tensor = logits.log_softmax(1).gather(1, (own * some)[:, None])[:, 0] * some
                 return fits
 
@@ -88,6 +91,12 @@ def read_judge(folder: Path, process: ProcessConfig, condition: Condition, devic
             raise PinxitError(f"The noise that {classifier} has learnt is not that of the base.")
         if not isinstance(condition, LabelCondition) or config.classes != len(condition.labels):
             raise PinxitError(f"{classifier} knows {config.classes} classes; the base has other ones.")
+        for own, other in zip(read_config(classifier).get("labels") or (), condition.labels, strict=False):
+            if own != other:
+                raise PinxitError(
+                    f"{classifier} knows the class {own!r} where the base has {other!r}. Train both with the same "
+                    "data.label, of the same pictures."
+                )
         network = NoisedClassifier(config)
         load_network(classifier, CLASSIFIER, network)
         return ClassifierJudge(network, condition, device)
