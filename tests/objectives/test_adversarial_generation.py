@@ -57,3 +57,23 @@ def test_the_penalty_flattens_the_critic() -> None:
     objective = AdversarialGeneration(nn.Identity(), slope, 8, None, GANObjectiveConfig(r1=1.0))
     (pull,) = torch.autograd.grad(objective._r1(torch.zeros(2, 3, 4, 4), None), slope.steep)
     assert float(pull) == pytest.approx(2 * 2.0 / 48)  # of steep^2 / 48
+
+
+def test_no_pair_counts_as_mismatched_that_matches() -> None:
+    class Says(nn.Module):
+        def forward(self, pixels: Tensor, asked: Tensor) -> Tensor:  # noqa: ARG002
+            return 10.0 * asked
+
+    class Nothing(nn.Module):
+        def forward(self, noise: Tensor, asked: Tensor) -> Tensor:  # noqa: ARG002
+            return torch.zeros(len(asked), 3, 4, 4)
+
+    objective = AdversarialGeneration(Nothing(), Says(), 8, "labels", GANObjectiveConfig(r1=0.0))
+
+    def loss(*labels: int) -> float:
+        given = {"pixels": torch.zeros(len(labels), 3, 4, 4), "labels": torch.tensor(labels)}
+        return float(objective(given, "critic", 0)[0])
+
+    assert loss(0, 0, 0) == 1 + 1, "real and made ones alone"
+    real, made, first_and_last = 2 / 3, 13 / 3, (11 + 1) / 2
+    assert loss(0, 0, 1) == pytest.approx(real + (made + first_and_last) / 2)

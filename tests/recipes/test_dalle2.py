@@ -22,6 +22,7 @@ from pinxit.recipes.overrides import override
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Context, Recipe
 from pinxit.systems import noise_drawing
+from pinxit.systems.cascade import Cascade
 from pinxit.systems.dalle2 import DALLE2System, slerp
 from pinxit.systems.picture import read_settings
 from pinxit.systems.prior_drawing import ARPriorDrawer
@@ -70,6 +71,24 @@ def test_from_texts(system: DALLE2System) -> None:
     )
     with pytest.raises(PinxitError, match=r"There is no prior 'diffuson'\. Did you mean 'diffusion'"):
         system.generate("a red star", 1, prior="diffuson")
+
+
+def test_settings_are_those_of_the_parts_that_draw(system: DALLE2System) -> None:
+    how: Settings = {"steps": 2, "upsample_steps": 1, "prior": "autoregressive", "prior_guidance": 2.0}
+    (one,) = system.generate("a red star", 1, **how)
+    assert one.settings["prior_guidance"] == 2
+    assert not {"prior_steps", "prior_candidates"} & one.settings.keys()
+    with pytest.raises(PinxitError, match="prior_steps is nothing that prior=autoregressive knows"):
+        system.generate("a red star", 1, prior="autoregressive", prior_steps=4)
+    with pytest.raises(PinxitError, match="prior_guidance is nothing that prior=none knows"):
+        system.generate("a red star", 1, prior="none", prior_guidance=2.0)
+    alone = DALLE2System(system.clip, {}, Cascade(system.cascade.base), system.condition)
+    assert not {"upsample_steps", "size", "prior_steps"} & alone.defaults.keys()
+    assert alone.defaults["prior"] == "none"
+    with pytest.raises(PinxitError, match="does not take the setting 'upsample_steps'"):
+        alone.generate("a red star", 1, upsample_steps=2)
+    assert alone.generate("a red star", 1, steps=2)[0].image.size == (32, 32)
+    assert alone.reconstruct(PICTURE, steps=2)[0].size == (32, 32)
 
 
 def test_a_model_of_parts_that_do_not_belong_together_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -80,12 +80,20 @@ def test_texts_a_cascade_and_clip(tmp_path: Path) -> None:
 
 def test_a_part_of_a_picture_after_what_was_learnt_of_whole_ones(tmp_path: Path) -> None:
     run("glide-tiny", tmp_path / "whole")
-    system = run("glide-inpaint-tiny", tmp_path / "part", start=str(tmp_path / "whole"), clip=str(tmp_path / "whole"))
+    system = run(
+        "glide-inpaint-tiny",
+        tmp_path / "part",
+        source="scenes:90:held-out",
+        start=str(tmp_path / "whole"),
+        clip=str(tmp_path / "whole"),
+    )
     stem = "unet.encoder.stem.weight"
     narrow = read_tensors(tmp_path / "whole" / "base" / "model", "denoiser")[stem]
     wide = read_tensors(tmp_path / "part" / "base" / "model", "denoiser")[stem]
     assert wide.shape[1] == narrow.shape[1] + 4 * 16
     assert (wide[:, : narrow.shape[1]] - narrow).abs().max() < 0.02, "it has gone on from there"
+    texts = [(tmp_path / way / "base" / "model" / "tokenizer.json").read_text() for way in ("whole", "part")]
+    assert texts[0] == texts[1], "ids mean what they meant, though the captions are others"
     picture, mask = Image.new("RGB", (32, 32), "red"), Image.new("L", (32, 32), 0)
     ImageDraw.Draw(mask).rectangle((0, 0, 15, 31), 255)
     (edited,) = system.edit(picture, mask, "a blue star", 1, steps=3)

@@ -25,6 +25,7 @@ from pinxit.systems.diffusion_system import DiffusionSystem
 from pinxit.systems.gradients import ClassifierJudge
 from pinxit.systems.noise_drawing import SAMPLERS, Drawing, NoiseDrawer
 from pinxit.systems.picture import Picture
+from pinxit.text.tokenizer import Tokenizer
 
 UNET = UNetConfig(size=16, channels=32, multipliers=(1, 2), blocks=1, attention=(), patch=2)
 TOKENIZER = make_tokenizer()
@@ -161,6 +162,36 @@ def test_an_edit_keeps_what_the_mask_leaves(known: bool, upsampler: bool) -> Non
     assert (one[:, : side // 2] != two[:, : side // 2]).any()
     with pytest.raises(PinxitError, match="The mask is black all over"):
         system.edit(picture, Image.new("L", (side, side), 0), "a blue moon")
+    if upsampler:
+        with pytest.raises(PinxitError, match="size is 32; give width and height"):
+            system.edit(picture, mask, "a blue moon", size=32)  # type: ignore[arg-type]
+
+
+def test_an_edit_walks_as_it_says() -> None:
+    picture, mask = Image.new("RGB", (16, 16), "red"), Image.new("L", (16, 16), 255)
+    repaints, shown = make_glide(), make_glide(known=True)
+    assert repaints.edit(picture, mask, "a blue moon", 1, steps=3)[0].settings["sampler"] == "ddpm"
+    with pytest.raises(PinxitError, match=r"sampler=heun: this model paints parts by RePaint, which walks by ddpm"):
+        repaints.edit(picture, mask, "a blue moon", 1, steps=3, sampler="heun")
+    assert shown.edit(picture, mask, "a blue moon", 1, steps=3, sampler="heun")[0].settings["sampler"] == "heun"
+    process = ProcessConfig(DiscreteConfig("cosine"), learned_variance=True)
+    network = Varies(DenoiserConfig(UNET, process, classes=2))
+    part = Asked(torch.tensor([2]), known=torch.zeros(1, 3, 16, 16), mask=torch.zeros(1, 1, 16, 16))
+    small, large = (network.draw(share, part) for share in (-1.0, 1.0))
+    assert (small - large).abs().mean() > 0.01, "the variance that it tells"
+
+
+class Varies(Denoiser):
+    """Tells of no noise, and a share of the variance."""
+
+    share = 0.0
+
+    def drawing(self, x: Tensor, times: Tensor, guide: Guide) -> Tensor:  # noqa: ARG002
+        return torch.cat([torch.zeros_like(x), torch.full_like(x, self.share)], 1)
+
+    def draw(self, share: float, asked: Asked) -> Tensor:
+        self.share = share
+        return NoiseDrawer.ready(self, CPU).draw(asked, [0], Drawing("ddpm", 5))
 
 
 def test_what_is_known_reaches_a_network_that_has_learnt_it() -> None:
@@ -230,6 +261,41 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     assert pinxit.load(tmp_path, "cpu").generate("2", 1, steps=2)[0].prompt == "2", "classes without names are numbers"
     save_checkpoint(tmp_path / "base", {**said, "labels": ["cat", "dog"]}, {"denoiser": Denoiser(config)})
     with pytest.raises(PinxitError, match="names 2 classes; its network knows 3"):
+        pinxit.load(tmp_path, "cpu")
+
+
+def test_what_enlarges_reads_texts_as_the_base_does(tmp_path: Path) -> None:
+    other = Tokenizer.train(["a yellow sun over a green hill"] * 9, TEXT.vocabulary)
+    assert other.vocab_size <= TEXT.vocabulary
+    write_config(tmp_path, {"kind": "glide", "parts": ["base", "upsampler"]})
+    larger = replace(UNET, size=32)
+
+    def save(name: str, config: DenoiserConfig, tokenizer: Tokenizer) -> None:
+        assert config.text
+        known = replace(config, text=replace(config.text, vocabulary=tokenizer.vocab_size))
+        said = {"kind": "denoiser", "config": to_config(known)}
+        save_checkpoint(tmp_path / name, said, {"denoiser": Denoiser(known)}, tokenizer=tokenizer.to_json())
+
+    save("base", DenoiserConfig(UNET, COSINE, text=TEXT), TOKENIZER)
+    save("upsampler", DenoiserConfig(larger, COSINE, text=TEXT, low=16), TOKENIZER)
+    assert pinxit.load(tmp_path, "cpu").generate("a red star", 1, steps=2)[0].image.size == (32, 32)
+    save("upsampler", DenoiserConfig(larger, COSINE, text=TEXT, low=16), other)
+    with pytest.raises(PinxitError, match=r"upsampler knows other texts or classes than the base"):
+        pinxit.load(tmp_path, "cpu")
+
+
+def test_a_classifier_has_to_know_the_classes_of_the_base(tmp_path: Path) -> None:
+    write_config(tmp_path, {"kind": "adm", "parts": ["base", "noised_classifier"]})
+    config = DenoiserConfig(UNET, COSINE, classes=2)
+    said = {"kind": "denoiser", "config": to_config(config), "labels": ["cat", "dog"]}
+    save_checkpoint(tmp_path / "base", said, {"denoiser": Denoiser(config)})
+    judges = NoisedClassifierConfig(UNET, COSINE, classes=2)
+    known = {"kind": "noised_classifier", "config": to_config(judges)}
+    networks = {"noised_classifier": NoisedClassifier(judges)}
+    save_checkpoint(tmp_path / "noised_classifier", {**known, "labels": ["cat", "dog"]}, networks)
+    assert "gradient_guidance" in pinxit.load(tmp_path, "cpu").defaults
+    save_checkpoint(tmp_path / "noised_classifier", {**known, "labels": ["cat", "fish"]}, networks)
+    with pytest.raises(PinxitError, match=r"knows the class 'fish' where the base has 'dog'"):
         pinxit.load(tmp_path, "cpu")
 
 

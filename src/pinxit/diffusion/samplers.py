@@ -18,6 +18,9 @@ from pinxit.diffusion.levels import Denoised, Denoiser, Level, at_level, noise_i
 from pinxit.diffusion.process import interpolated, posterior
 from pinxit.errors import PinxitError
 
+Variance = Literal["small", "large", "learned"]
+"""Of a step: the posterior's, beta's, or learnt between them."""
+
 Noise = Callable[[Tensor], Tensor]
 """Values of some shape -> standard normal noise of that shape."""
 
@@ -44,11 +47,11 @@ def ancestral(
     x: Tensor,
     levels: Sequence[Level],
     *,
-    variance: Literal["small", "large", "learned"] = "small",
+    variance: Variance = "small",
     error: Callable[[Level], float] | None = None,
     noise: Noise = torch.randn_like,
 ) -> Iterator[Step]:
-    """DDPM (Ho et al. 2020, algorithm 2); the variance of a step is the posterior's, beta's, or learnt between them.
+    """DDPM (Ho et al. 2020, algorithm 2).
 
     `error` tells the mean squared error of what is expected of clean values at a level. What they may be beside that
     adds to the posterior's variance, so that few steps are as various as many (Bao et al. 2022, "Analytic-DPM").
@@ -63,9 +66,7 @@ def ancestral(
         yield Step(x, told.x0, to)
 
 
-def _spread_of(
-    told: Denoised, variance: Literal["small", "large", "learned"], small: float, large: float
-) -> Tensor | float:
+def _spread_of(told: Denoised, variance: Variance, small: float, large: float) -> Tensor | float:
     if variance == "learned":
         if told.variance is None:
             raise PinxitError("variance=learned: this network tells none. Allowed are small and large.")
@@ -227,6 +228,7 @@ def repaint(
     mask: Tensor,
     jump: int = 10,
     repeats: int = 1,
+    variance: Variance = "small",
     noise: Noise = torch.randn_like,
 ) -> Iterator[Step]:
     """RePaint (Lugmayr et al. 2022, algorithm 1): DDPM where `mask` is 1, and `known` clean values, noised, elsewhere.
@@ -239,10 +241,12 @@ def repaint(
             if turn:
                 x = _noisier(x, ahead[-1], ahead[0], noise)
             for level, to in pairwise(ahead):
-                x0 = denoise(x, level).x0
-                x, small, _ = posterior(x, x0, level, to)
-                x = mask * (x + math.sqrt(small) * noise(x)) + (1 - mask) * at_level(known, noise(x), to)
-                yield Step(x, x0, to)
+                told = denoise(x, level)
+                x, small, large = posterior(x, told.x0, level, to)
+                if to.sigma:
+                    x = x + _spread_of(told, variance, small, large) * noise(x)
+                x = mask * x + (1 - mask) * at_level(known, noise(x), to)
+                yield Step(x, told.x0, to)
 
 
 def _noisier(x: Tensor, level: Level, to: Level, noise: Noise) -> Tensor:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pinxit.checkpoints import catalogue
-from pinxit.checkpoints.files import read_tensors, to_config
+from pinxit.checkpoints.files import read_config, read_tensors, to_config
 from pinxit.data.augment import random_mask
 from pinxit.data.degrade import Damage, degraded
 from pinxit.data.images import grid, to_pil
@@ -37,6 +37,7 @@ from pinxit.recipes.recipe import Context, Part, Recipe, Run, held_batches, hold
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.conditions import LabelCondition
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
+from pinxit.text.tokenizer import Tokenizer
 
 VALIDATION_BATCH = 64
 
@@ -177,18 +178,36 @@ class Words:
 
 
 def words_of(
-    data: DrawingDataConfig, text: TextEncoderConfig | None, pairs: Pairs, training: Part, held: Part
+    data: DrawingDataConfig,
+    text: TextEncoderConfig | None,
+    pairs: Pairs,
+    training: Part,
+    held: Part,
+    like: Path | None = None,
 ) -> Words:
-    """Texts, classes or nothing, as the data config says."""
+    """Texts, classes or nothing, as the data config says, by the tokenizer of the network in the folder `like`.
+
+    Raises PinxitError where that knows other classes.
+    """
     if isinstance(data, TextDrawingDataConfig):
         if text is None:
             raise PinxitError("This recipe learns from captions; model.text says how they are read. Give one.")
-        texts = Texts.learnt(data, training, text.vocabulary, text.length, None)
+        if like and (like / "tokenizer.json").is_file():
+            tokenizer = Tokenizer.from_json((like / "tokenizer.json").read_text(encoding="utf-8"))
+            texts = Texts(tokenizer, text.length, data.captions)
+        else:
+            texts = Texts.learnt(data, training, text.vocabulary, text.length, None)
         previews, away = (Asked(ids=texts.condition(some)) for some in (prompts_of(data.prompts, held), ("",)))
         known = replace(text, vocabulary=texts.tokenizer.vocab_size)
         return Words(texts, texts.varied(data), previews, away, text=known)
     if isinstance(data, LabelDrawingDataConfig):
         labels = Labels.told(data, metas_of(pairs))
+        others = read_config(like).get("labels") if like else None
+        if others and tuple(others) != labels.names:
+            raise PinxitError(
+                f"{like} knows {len(others)} classes ({others[0]!r} to {others[-1]!r}), by {data.label!r} here are "
+                f"{len(labels.names)} others ({labels.names[0]!r} to {labels.names[-1]!r})."
+            )
         condition = LabelCondition(labels.names)
         previews, away = (Asked(labels=condition(names)[:, 0]) for names in (labels.shown, ("",)))
         varied = replace(labels, dropout=data.label_dropout)
@@ -203,7 +222,9 @@ def build_denoiser(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
     assert isinstance(data, DrawingDataConfig)
     _check_window(config, data.window)
     training, held = hold_back(pairs, data.validation)
-    words = words_of(data, config.text, pairs, training, held)
+    start = _start(context) if "start" in recipe.takes and "start" in context.parts else None
+    like = context.model("base") if "base" in recipe.needs else start
+    words = words_of(data, config.text, pairs, training, held, like)
     if words.text:
         config = replace(config, text=words.text)
     if words.labels:
@@ -215,8 +236,8 @@ def build_denoiser(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
         config = replace(config, embedding=clip.shape[0])
         given, said["clip"] = Seen(clip, data.embedding_dropout, unit=config.unit), clip.fingerprint
     network = Denoiser(config)
-    if "start" in recipe.takes and "start" in context.parts:
-        _start(network, context.model("start"))
+    if start:
+        _go_on(network, start)
     size = config.unet.size
     plain = Example(
         Pixels(size),
@@ -266,10 +287,15 @@ def _check_window(config: DenoiserConfig, window: float) -> None:
         )
 
 
-def _start(network: Denoiser, folder: Path) -> None:
-    """From the weights of a network that is alike, but for what it is shown beside the noisy picture."""
+def _start(context: Context) -> Path:
+    """The folder of the network that training starts from: that which was given, or the base in it."""
+    folder = context.model("start")
     base = catalogue.part(folder, "base")
-    folder = base if (base / "config.json").is_file() else folder
+    return base if (base / "config.json").is_file() else folder
+
+
+def _go_on(network: Denoiser, folder: Path) -> None:
+    """From the weights of a network that is alike, but for what it is shown beside the noisy picture."""
     try:
         network.load_state_dict(widened(read_tensors(folder, "denoiser"), network))
     except RuntimeError as fault:

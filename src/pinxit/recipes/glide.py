@@ -99,10 +99,11 @@ def glide_upsampler() -> Recipe:
     return replace(
         base,
         name="glide-upsampler",
-        summary="The upsampler of GLIDE: 64 pixels to 128, after the text as well.",
+        summary="The upsampler of GLIDE: 64 pixels to 128, after the text as well. Give `--part base=` its base.",
         model=replace(BASE, unet=unet, low=64, low_noise=0.5),
         training=replace(base.training, batch_size=32),
         takes=(),
+        needs=("base",),
     )
 
 
@@ -115,6 +116,8 @@ def glide_upsampler_tiny() -> Recipe:
         summary="The recipe glide-upsampler from 16 to 32 pixels, in seconds.",
         model=replace(tiny.model, low=16, low_noise=recipe.model.low_noise),
         training=replace(tiny.training, steps=100),
+        takes=recipe.takes,
+        needs=recipe.needs,
     )
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,9 +19,10 @@ from pinxit.diffusion.process import roughened
 from pinxit.errors import PinxitError
 from pinxit.models.denoiser import Asked
 from pinxit.progress import Progress
+from pinxit.systems.masking import composed, masked
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer, Score, noise_of
 from pinxit.systems.picture import Picture
-from pinxit.systems.reranking import in_half
+from pinxit.systems.reranking import Painter, in_half, painted
 from pinxit.systems.system import Settings, System, check
 
 LOW_LEVEL = 0.1
@@ -101,6 +103,35 @@ class Cascade:
         for part, drawer in enumerate(self.larger, 1):
             pixels = enlarged(drawer, asked, pixels, seeds, part, shown=shown, steps=steps, progress=told(part))
         return pixels
+
+
+class Cascading(Painter, Protocol):
+    """A system whose pictures a cascade draws."""
+
+    cascade: Cascade
+
+
+def edited(
+    system: Cascading,
+    image: Image.Image,
+    mask: Image.Image,
+    prompt: str,
+    n: int,
+    seed: int,
+    settings: Settings,
+    progress: Progress | None,
+) -> list[Picture]:
+    """A picture, painted anew where the mask is white; all else stays as it was, to the pixel."""
+    cascade = system.cascade.up_to(system.resolve(n, seed, settings).get("size"))
+    if cascade.base.repaints:
+        if settings.get("sampler") not in (None, "ddpm"):
+            raise PinxitError(
+                f"sampler={settings['sampler']}: this model paints parts by RePaint, which walks by ddpm. Leave it out."
+            )
+        settings = Settings(**{**settings, "sampler": "ddpm"})
+    before, white = masked(image, mask, cascade.size)
+    made = painted(system, prompt, n, seed, settings, progress, bf16=cascade.base.bf16, shown=(before, white))
+    return [composed(picture, before, white) for picture in made]
 
 
 def upsampled(

@@ -132,6 +132,17 @@ def read_condition(folder: Path, config: PriorConfig, codec: Codec, clip: CLIPSy
     return NoCondition(config.condition_length)
 
 
+def check_alike(folder: Path, text: TextEncoderConfig | None, classes: int | None, base: Condition) -> None:
+    """Raises PinxitError where the network in a checkpoint folder reads what `base` knows in another way."""
+    told = read_word_condition(folder, text, classes)
+    if isinstance(told, TextCondition) and isinstance(base, TextCondition):
+        alike = told.length == base.length and told.tokenizer.to_json() == base.tokenizer.to_json()
+    else:
+        alike = isinstance(told, NoCondition) or told == base
+    if not alike:
+        raise PinxitError(f"{folder} knows other texts or classes than the base: they were not trained to go together.")
+
+
 def read_word_condition(folder: Path, text: TextEncoderConfig | None, classes: int | None) -> Condition:
     """Of a network that draws pixels: a text, a class or nothing, by what it reads."""
     if text:

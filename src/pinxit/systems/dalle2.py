@@ -9,10 +9,10 @@ texts.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Self, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,32 +27,14 @@ from pinxit.errors import PinxitError, unknown
 from pinxit.models.denoiser import Asked
 from pinxit.models.prior import read
 from pinxit.progress import Progress
-from pinxit.systems.cascade import Cascade, Shown, upsampled
+from pinxit.systems.cascade import Cascade, Shown, edited, upsampled
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.conditions import Condition, NoCondition, read_word_condition
-from pinxit.systems.masking import edited, masked
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
 from pinxit.systems.picture import Picture
 from pinxit.systems.prior_drawing import ARPriorDrawer, Imagines, PriorDrawer, PriorDrawing, check_clip
 from pinxit.systems.reranking import check_wish, in_half, painted
 from pinxit.systems.system import Settings, System, read_defaults
-
-DEFAULTS: Settings = {
-    "prior": "diffusion",
-    "prior_steps": 64,
-    "prior_candidates": 2,
-    "prior_guidance": 1.0,
-    "sampler": "ddim",
-    "steps": 50,
-    "guidance": 1.0,
-    "negative": None,
-    "interval": None,
-    "threshold": None,
-    "upsample_steps": None,
-    "size": None,
-    "rerank": None,
-}
-"""What is in force where a checkpoint and the person say nothing."""
 
 NO_PRIOR = "none"
 """What `prior` may be besides: the decoder is given the embedding of the text (section 5.1)."""
@@ -63,7 +45,14 @@ PRIORS: dict[str, tuple[str, type[PriorDrawer | ARPriorDrawer]]] = {
 }
 """What `prior` may be: its folder, and what draws by it."""
 
-FROM_TEXTS = ("prior", "prior_steps", "prior_candidates", "prior_guidance", "rerank")
+OF_PRIORS: Mapping[str, Settings] = {
+    "diffusion": {"prior_steps": 64, "prior_candidates": 2, "prior_guidance": 1.0},
+    "autoregressive": {"prior_guidance": 1.0},
+    NO_PRIOR: {},
+}
+"""The settings that each of them takes."""
+
+FROM_TEXTS = ("prior", *OF_PRIORS["diffusion"], "rerank")
 """Settings that have no part in what is made of pictures."""
 
 LARGER = ("upsampler", "second_upsampler")
@@ -97,7 +86,9 @@ class DALLE2System(System):
             )
         self.device = cascade.base.device
         self.clip, self.priors, self.cascade, self.condition = clip, priors, cascade, condition
-        self.defaults = Settings(**{**DEFAULTS, "prior": next(iter(priors), NO_PRIOR), **(defaults or {})})
+        known = defaults_of(tuple(priors), upsampler=bool(cascade.larger))
+        said = {name: value for name, value in (defaults or {}).items() if name in known}
+        self.defaults = cast("Settings", {**known, **said})
 
     @classmethod
     def from_checkpoint(cls, folder: Path, device: torch.device) -> Self:
@@ -117,13 +108,24 @@ class DALLE2System(System):
             },
             Cascade(decoder, *larger),
             read_word_condition(first, decoder.config.text, None),
-            read_defaults(folder, read_config(folder).get("defaults") or {}, DEFAULTS),
+            read_defaults(folder, read_config(folder).get("defaults") or {}, cls.takes(cls.kind)),
         )
 
     @classmethod
     def takes(cls, kind: str) -> Settings:  # noqa: ARG003
         """Those of the prior, the decoder and what enlarges."""
-        return DEFAULTS
+        return defaults_of(tuple(PRIORS), upsampler=True)
+
+    def resolve(self, n: int, seed: int, settings: Settings) -> Settings:
+        """Without those of other priors than the one that is asked for."""
+        chosen = super().resolve(n, seed, settings)
+        if chosen["prior"] not in (*self.priors, NO_PRIOR):
+            raise unknown("prior", chosen["prior"], (*self.priors, NO_PRIOR))
+        for name in OF_PRIORS["diffusion"].keys() - OF_PRIORS[chosen["prior"]].keys():
+            if settings.get(name) is not None:
+                raise PinxitError(f"{name} is nothing that prior={chosen['prior']} knows. Leave it out.")
+            chosen.pop(name, None)  # type: ignore[misc]
+        return chosen
 
     @property
     def size(self) -> int:
@@ -156,10 +158,7 @@ class DALLE2System(System):
         **settings: Unpack[Settings],
     ) -> list[Picture]:
         """Paints anew where the mask is white, at every stage; the rest stays as it was, to the pixel."""
-        before, white = masked(image, mask, self.cascade.up_to(settings.get("size") or self.defaults.get("size")).size)
-        half = self.cascade.base.bf16
-        made = painted(self, prompt, n, seed, settings, progress, bf16=half, shown=(before, white))
-        return [edited(picture, before, white) for picture in made]
+        return edited(self, image, mask, prompt, n, seed, settings, progress)
 
     def paint(
         self,
@@ -180,10 +179,8 @@ class DALLE2System(System):
             rows = self.clip.encode_text(prompts, unit=self.unit)
             rows[[not prompt for prompt in prompts]] = self._nothing
             return rows
-        if settings["prior"] not in self.priors:
-            raise unknown("prior", settings["prior"], (*self.priors, NO_PRIOR))
-        how = PriorDrawing(settings["prior_steps"], settings["prior_guidance"], settings["prior_candidates"])
-        return self.priors[settings["prior"]].draw(prompts, seeds, how)
+        how = {name.removeprefix("prior_"): settings[name] for name in OF_PRIORS[settings["prior"]]}  # type: ignore[literal-required]
+        return self.priors[settings["prior"]].draw(prompts, seeds, PriorDrawing(**how))
 
     def paint_embeddings(
         self,
@@ -199,7 +196,7 @@ class DALLE2System(System):
     ) -> list[Image.Image]:
         """Pictures of embeddings b d, told their texts where there are; of some `noise` x_T rather than a seed's."""
         away = self._asked(self._nothing, [settings["negative"] or ""])
-        drawn = self.cascade.up_to(settings["size"]).draw(
+        drawn = self.cascade.up_to(settings.get("size")).draw(
             self._asked(embeddings, prompts or [""] * len(embeddings)),
             seeds,
             Drawing(
@@ -213,7 +210,7 @@ class DALLE2System(System):
             away=away,
             shown=shown,
             noise=noise,
-            steps=settings["upsample_steps"],
+            steps=settings.get("upsample_steps"),
             progress=progress,
         )
         return [to_pil(picture) for picture in drawn]
@@ -367,7 +364,7 @@ class DALLE2System(System):
         return z, base.invert(self._asked(z, [""] * len(images)), pixels, settings["steps"] or 1)
 
     def _small(self, settings: Settings) -> Settings:
-        return Settings(**{"size": (self.cascade.base.size,) * 2, **settings})
+        return Settings(**{"size": (self.cascade.base.size,) * 2, **settings}) if self.cascade.larger else settings
 
     def _certain(self, n: int, seed: int, settings: Settings) -> Settings:
         """Settings by which a picture comes back from its noise, but for those that are asked for."""
@@ -397,6 +394,17 @@ class DALLE2System(System):
         told = in_half(settings, self.cascade.base.bf16)
         kept = {name: value for name, value in told.items() if value is not None and name not in FROM_TEXTS} | more
         return [Picture(image, prompt, seed, self.name, kept) for image, seed in zip(images, seeds, strict=True)]
+
+
+def defaults_of(priors: Collection[str], *, upsampler: bool) -> Settings:
+    """The settings that a system takes, by the parts that it has, with what is in force where nobody says anything."""
+    known: dict[str, Any] = {"prior": next(iter(priors), NO_PRIOR)}
+    for prior in priors:
+        known |= OF_PRIORS[prior]
+    known |= {"sampler": "ddim", "steps": 50, "guidance": 1.0, "negative": None, "interval": None, "threshold": None}
+    if upsampler:
+        known |= {"upsample_steps": None, "size": None}
+    return cast("Settings", {**known, "rerank": None})
 
 
 def slerp(a: Tensor, b: Tensor, shares: Tensor) -> Tensor:

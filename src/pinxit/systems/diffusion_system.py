@@ -22,11 +22,17 @@ from pinxit.data.images import to_pil
 from pinxit.diffusion.guidance import ALWAYS
 from pinxit.models.denoiser import Asked
 from pinxit.progress import Progress
-from pinxit.systems.cascade import Cascade, Shown, upsampled
+from pinxit.systems.cascade import Cascade, Shown, edited, upsampled
 from pinxit.systems.clip import CLIPSystem
-from pinxit.systems.conditions import Condition, LabelCondition, NoCondition, TextCondition, read_word_condition
+from pinxit.systems.conditions import (
+    Condition,
+    LabelCondition,
+    NoCondition,
+    TextCondition,
+    check_alike,
+    read_word_condition,
+)
 from pinxit.systems.gradients import Judge, read_judge
-from pinxit.systems.masking import edited, masked
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
 from pinxit.systems.picture import Picture
 from pinxit.systems.reranking import painted
@@ -76,6 +82,8 @@ class DiffusionSystem(System):
         judge = read_judge(folder, base.config.process, condition, device)
         known = defaults_of(config["kind"], upsampler=upsampler.exists(), judge=judge is not None)
         larger = [NoiseDrawer.from_checkpoint(upsampler, device)] if upsampler.exists() else []
+        for drawer in larger:
+            check_alike(upsampler, drawer.config.text, drawer.config.classes, condition)
         return cls(
             config["kind"],
             Cascade(base, *larger),
@@ -126,12 +134,7 @@ class DiffusionSystem(System):
         A network that has learnt to be shown a part is (Nichol et al. 2021, section 2.5); others take as many turns
         at each tenth of the way as it needs for both parts to agree (RePaint, Lugmayr et al. 2022).
         """
-        if "edit" not in KINDS[self.kind].can:
-            raise self.lacks("edit")
-        before, white = masked(image, mask, self.cascade.up_to(settings.get("size") or self.defaults.get("size")).size)
-        half = self.cascade.base.bf16
-        made = painted(self, prompt, n, seed, settings, progress, bf16=half, shown=(before, white))
-        return [edited(picture, before, white) for picture in made]
+        return edited(self, image, mask, prompt, n, seed, settings, progress)
 
     def upsample(
         self,

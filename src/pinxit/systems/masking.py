@@ -21,7 +21,7 @@ def masked(image: Image.Image, mask: Image.Image, size: int) -> tuple[Image.Imag
     return fit(opaque(image), size), white
 
 
-def edited(picture: Picture, before: Image.Image, white: Image.Image) -> Picture:
+def composed(picture: Picture, before: Image.Image, white: Image.Image) -> Picture:
     """What was painted where the mask is white, and the picture of before elsewhere, to the pixel."""
     image = Image.composite(picture.image, before, white)
     return replace(picture, image=image, settings={**picture.settings, "edited": True})

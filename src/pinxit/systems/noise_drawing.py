@@ -149,6 +149,14 @@ class NoiseDrawer:
         return self.config.unet.size
 
     @property
+    def repaints(self) -> bool:
+        """Whether it paints parts by RePaint, which walks as DDPM does.
+
+        What has learnt to be shown a part needs none, nor what enlarges, which is shown a small one of all.
+        """
+        return not (self.config.known or self.config.low)
+
+    @property
     def few_steps(self) -> int | str:
         """As many as are enough to enlarge: GLIDE's 27, as it spaces them where levels are counted."""
         return FAST if isinstance(self.process.schedule, Discrete) else sum(FAST27)
@@ -236,19 +244,21 @@ class NoiseDrawer:
         self, denoise: Denoise, x: Tensor, noise: samplers.Noise, levels: list[Level], how: Drawing, asked: Asked
     ) -> Iterator[Step]:
         if asked.known is not None and asked.mask is not None:
-            if not (self.config.known or self.config.low):  # what enlarges is shown a small one of the whole picture
-                jump = max(1, len(levels) // 10)
-                known, painted = asked.known, 1 - asked.mask
-                return samplers.repaint(
-                    denoise, x, levels, known=known, mask=painted, jump=jump, repeats=REPEATS, noise=noise
-                )
-            denoise = guidance.keeping(denoise, asked.known, 1 - asked.mask)
-        options: dict[str, Any] = {"noise": noise} if how.sampler in RANDOM else {}
-        if how.sampler == "ddpm" and self.config.process.learned_variance:
-            options["variance"] = "learned"
+            painted = 1 - asked.mask
+            if self.repaints:
+                options = self._random(noise) | {"jump": max(1, len(levels) // 10), "repeats": REPEATS}
+                return samplers.repaint(denoise, x, levels, known=asked.known, mask=painted, **options)
+            denoise = guidance.keeping(denoise, asked.known, painted)
+        options = {"noise": noise} if how.sampler in RANDOM else {}
+        if how.sampler == "ddpm":
+            options = self._random(noise)
         if how.sampler == "ddim" and how.eta:
             options |= {"eta": how.eta, "noise": noise}
         return SAMPLERS[how.sampler](denoise, x, levels, **options)
+
+    def _random(self, noise: samplers.Noise) -> dict[str, Any]:
+        """What DDPM has to know of its noise."""
+        return {"noise": noise, "variance": "learned" if self.config.process.learned_variance else "small"}
 
     def _denoiser(self, asked: Asked, away: Asked | None, how: Drawing) -> Denoise:
         """Led by guidance, and within the bounds of pixels."""

@@ -27,7 +27,7 @@ from pinxit.progress import Progress
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.codec import Codec
 from pinxit.systems.conditions import Condition, EmbeddingCondition, TextCondition, ViewCondition, read_condition
-from pinxit.systems.masking import edited, masked
+from pinxit.systems.masking import composed, masked
 from pinxit.systems.picture import Picture
 from pinxit.systems.reranking import best, check_wish, in_half
 from pinxit.systems.system import KINDS, Settings, System, read_defaults
@@ -185,7 +185,7 @@ class TokenSystem(System):
         touched = cells.view(rows, size // rows, columns, size // columns).any(3).any(1).flatten()
         codes = self.codec.encode(before).flatten(1)
         made = self._make(prompt, n, seed, settings, progress, given=codes, known=~touched)
-        return [edited(picture, before, white) for picture in made]
+        return [composed(picture, before, white) for picture in made]
 
     def encode(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
         """Pictures -> codes, int64 b h w."""
