@@ -15,6 +15,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from pinxit.atomic import write_atomically
+
 PACE = 40
 """Steps that tell the pace; the first half of them warms up."""
 
@@ -60,7 +62,7 @@ def kept(out: Path, asked: Mapping[str, Any], make: Callable[[], dict[str, Any]]
             sys.exit(f"{out} was made with {found['asked']}. Give the same, or another --out.")
         return found
     made = {"name": out.name, "asked": dict(asked), **make()}
-    file.write_text(json.dumps(made, indent=2))
+    write_atomically(file, json.dumps(made, indent=2).encode())
     return made
 
 

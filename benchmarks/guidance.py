@@ -15,6 +15,7 @@ results.json, plot.png and samples.png into OUT.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import time
 from collections import defaultdict
@@ -31,9 +32,12 @@ from PIL import Image
 from torch import Tensor
 
 import pinxit
+from pinxit.checkpoints import catalogue
+from pinxit.checkpoints.files import fingerprint
 from pinxit.data.pairs import open_pairs
 from pinxit.data.sample import Pairs
 from pinxit.data.scene_world import Ask, Thing
+from pinxit.errors import PinxitError
 from pinxit.evaluation.best_of import APART, AT_ONCE, Painter
 from pinxit.evaluation.distances import frechet
 from pinxit.evaluation.following import following
@@ -128,7 +132,8 @@ def opened(folder: Path) -> Painter:
     """What draws, as fast as it can."""
     system = pinxit.load(folder, "cpu")
     assert isinstance(system, Painter)
-    system.quicken(bf16=True)
+    with contextlib.suppress(PinxitError):  # what draws in one pass is quick as it is
+        system.quicken(bf16=True)
     return system
 
 
@@ -221,8 +226,8 @@ def main() -> None:
         for name, ways in ways_of(folder, given).items():
             results[name], folders[name] = [], folder
             for settings in ways:
-                asked = {"model": str(folder), "settings": settings, "clip": str(given.clip)}
-                asked |= {"data": given.data, "n": given.n}
+                model, clip = (fingerprint(catalogue.find(path).folder) for path in (folder, given.clip))
+                asked = {"model": model, "clip": clip, "settings": settings, "data": given.data, "n": given.n}
                 told = "-".join([folder.name, *(f"{option}-{_told(value)}" for option, value in settings.items())])
                 (given.out / told).mkdir(parents=True, exist_ok=True)
                 results[name].append(kept(given.out / told, asked, partial(measure, folder, settings, given)))

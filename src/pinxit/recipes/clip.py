@@ -9,7 +9,6 @@ fast; the tokenizer is trained on the captions first.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -76,8 +75,7 @@ class Pair:
         if rng.random() < self.recolour:
             sample = recolour(sample, rng)
         caption = draw_caption(sample.key, sample.captions, self.captions, rng)
-        spelling = random.Random(int(rng.integers(2**63)))  # draws single numbers ten times as fast as NumPy
-        ids = self.tokenizer.encode_ids(caption, self.bpe_dropout, spelling)
+        ids = self.tokenizer.encode_ids(caption, self.bpe_dropout, rng)
         return {
             "pixels": to_tensor(crop_square(sample.image, self.size, self.crop, rng)),
             "ids": frame([ids], self.length, self.tokenizer.start_id, self.tokenizer.end_id)[0],

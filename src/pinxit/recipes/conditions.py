@@ -5,7 +5,6 @@ The data config of a recipe says which; `asked_by` makes of it what the network 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -161,7 +160,7 @@ class Texts:
         ids: list[int] = []
         if rng.random() >= self.dropout:
             caption = draw_caption(sample.key, sample.captions, self.captions, rng)
-            ids = self.tokenizer.encode_ids(caption, self.bpe_dropout, random.Random(int(rng.integers(2**63))))
+            ids = self.tokenizer.encode_ids(caption, self.bpe_dropout, rng)
         row: npt.NDArray[np.int64] = pad_per_position([ids], self.length, self.tokenizer.vocab_size, self.pad)[0]
         return row
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -71,7 +70,7 @@ class Captioned:
         ids: list[int] = []
         if rng.random() >= self.dropout:
             caption = draw_caption(sample.key, sample.captions, self.captions, rng)
-            ids = self.tokenizer.encode_ids(caption, self.bpe_dropout, random.Random(int(rng.integers(2**63))))
+            ids = self.tokenizer.encode_ids(caption, self.bpe_dropout, rng)
         framed = frame([ids], self.length, self.tokenizer.start_id, self.tokenizer.end_id)[0]
         return {"embedding": sample.codes, "ids": framed}
 

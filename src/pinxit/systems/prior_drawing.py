@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from pinxit.checkpoints.files import from_config, load_network, read_config
 from pinxit.diffusion import guidance, samplers
-from pinxit.diffusion.levels import Denoiser
 from pinxit.diffusion.process import Process
 from pinxit.errors import PinxitError
 from pinxit.models.ar_prior import ARPrior, ARPriorConfig
-from pinxit.models.prior import Prior, PriorConfig, Read, read
+from pinxit.models.prior import Begun, Prior, PriorConfig, Read, read
 from pinxit.progress import Progress
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.noise_drawing import mixed, noise_of
@@ -126,7 +125,9 @@ class PriorDrawer:
         for start in range(0, len(seeds), BATCH):
             own = slice(start, start + BATCH)
             told = self.read(prompts[own])
-            rows = [self._draw(told, seeds[own], how, STREAM + i) for i in range(how.candidates)]
+            guided = how.guidance != 1
+            begun = self.prior.begun(told.joined(self.read([""] * len(prompts[own]))) if guided else told)
+            rows = [self._draw(begun, seeds[own], how, STREAM + i) for i in range(how.candidates)]
             candidates = torch.stack(rows)  # c b d
             best = F.cosine_similarity(candidates, told.embedding, dim=2).argmax(0)
             drawn.append(candidates[best, torch.arange(len(best), device=best.device)].cpu())
@@ -138,22 +139,16 @@ class PriorDrawer:
         """What the CLIP reads of texts."""
         return read(self.clip.clip, self.clip.ids_of(prompts).to(self.device), unit=self.unit)
 
-    def _draw(self, told: Read, seeds: Sequence[int], how: PriorDrawing, stream: int) -> Tensor:
+    def _draw(self, begun: Begun, seeds: Sequence[int], how: PriorDrawing, stream: int) -> Tensor:
         noise = noise_of(seeds, stream, self.device)
         x = noise(torch.empty(0, self.prior.config.embedding))
-        denoise = self._denoiser(told)
-        if how.guidance != 1:
-            both = told.joined(self.read([""] * len(seeds)))
-            denoise = guidance.classifier_free(denoise, self._denoiser(both), how.guidance)
+        denoise = self.process.denoiser(lambda x, times: self.prior.continued(x, times, begun))
+        denoise = guidance.classifier_free(denoise, denoise, how.guidance)  # always on, or never
         denoise = guidance.clipped(denoise, self.prior.config.bound)
         levels = self.process.schedule.levels(how.steps)
         x = samplers.last(samplers.ancestral(denoise, x, levels, error=self.prior.error, noise=noise))
         rows = self.prior.unscaled(x)
         return F.normalize(rows, dim=1) if self.unit else rows
-
-    def _denoiser(self, told: Read) -> Denoiser:
-        begun = self.prior.begun(told)
-        return self.process.denoiser(lambda x, times: self.prior.continued(x, times, begun))
 
 
 class ARPriorDrawer:

@@ -30,8 +30,6 @@ WORD_END = "</w>"
 UNKNOWN, PAD = "[UNK]", "[PAD]"
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
-Rng = random.Random | np.random.Generator
-
 _BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 # While training, a word's last byte is one character of a private plane, so that the alphabet is 512 characters, known
 # beforehand and sorted: the library numbers suffixed characters in hash order, which would break ties by chance.
@@ -148,7 +146,7 @@ class Tokenizer:
         """The last id, so that argmax over a row of ids finds the end of the text."""
         return self.vocab_size - 1
 
-    def encode_ids(self, text: str, dropout: float = 0.0, rng: Rng | None = None) -> list[int]:
+    def encode_ids(self, text: str, dropout: float = 0.0, rng: np.random.Generator | None = None) -> list[int]:
         """The BPE ids of a text, without start, end or padding.
 
         `dropout` is the probability with which each candidate merge is passed over at each step; it needs an `rng`.
@@ -159,10 +157,11 @@ class Tokenizer:
             return ids
         if rng is None:
             raise ValueError("BPE dropout needs an rng, so that a run can be repeated.")
+        spelling = random.Random(int(rng.integers(2**63)))  # draws single numbers ten times as fast as NumPy
         return [
             self._vocabulary[symbol]
             for word in _words(self._library, text)
-            for symbol in merge(word, self._ranks, dropout, rng)
+            for symbol in merge(word, self._ranks, dropout, spelling)
         ]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -253,7 +252,7 @@ def read_tokenizer(path: str | Path) -> Tokenizer | ForeignTokenizer:
     return Tokenizer.from_json(text)
 
 
-def merge(word: str, ranks: Mapping[tuple[str, str], int], dropout: float, rng: Rng) -> list[str]:
+def merge(word: str, ranks: Mapping[tuple[str, str], int], dropout: float, rng: random.Random) -> list[str]:
     """Splits one word, spelt in the byte alphabet, into BPE symbols; dropout 0 gives the library's own split.
 
     At each step every adjacent pair that has a merge is a candidate, dropped with probability `dropout`; the best of
