@@ -102,6 +102,20 @@ def test_a_model_of_parts_that_do_not_belong_together_is_refused(folder: Path, t
     assert not (tmp_path / "model").exists()
 
 
+def test_pictures_too_small_for_a_late_stage_are_refused_before_the_first(tmp_path: Path) -> None:
+    (tmp_path / "small").mkdir()
+    for place in range(3):
+        Scenes(3)[place].image.resize((70, 90)).save(tmp_path / "small" / f"{place}.png")
+        (tmp_path / "small" / f"{place}.txt").write_text("a red star")
+    pipeline = find("dalle2-tiny")
+    match = (
+        r"dalle2-second-upsampler-tiny learns to draw 128 .* largest of 3 pictures has 70\..*--part second_upsampler="
+    )
+    with pytest.raises(PinxitError, match=match):
+        pipeline.run(Context(str(tmp_path / "small"), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_pictures_of_every_network_of_the_cascade(system: DALLE2System) -> None:
     def sized(width: int, height: int) -> Settings:
         return {**FEW, "size": (width, height)}

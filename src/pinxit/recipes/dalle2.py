@@ -14,8 +14,8 @@ from pinxit.diffusion.schedules import FlowConfig
 from pinxit.models.denoiser import DenoiserConfig
 from pinxit.models.unet import UNetConfig
 from pinxit.recipes.clip import clip, clip_tiny
-from pinxit.recipes.dalle1_scenes import CAPTIONS, PROMPTS
-from pinxit.recipes.denoisers import DrawingDataConfig, TextDrawingDataConfig
+from pinxit.recipes.dalle1_scenes import CAPTIONS
+from pinxit.recipes.denoisers import DrawingDataConfig, TextDrawingDataConfig, large_enough
 from pinxit.recipes.glide import glide_base, glide_base_tiny
 from pinxit.recipes.model import ModelStage
 from pinxit.recipes.pipeline import Pipeline
@@ -58,7 +58,7 @@ def of_embeddings(base: Recipe, name: str, summary: str) -> Recipe:
         name=name,
         summary=summary,
         model=replace(base.model, embedding=128),
-        data=replace(base.data, caption_dropout=0.5),
+        data=replace(base.data, caption_dropout=0.5, prompts=()),
         optimizer=replace(base.optimizer, lr=4e-3),
         needs=("clip",),
     )
@@ -88,6 +88,7 @@ def dalle2_upsampler() -> Recipe:
         ),
         data=DrawingDataConfig(low_damage="blur", window=0.25),
         takes=(),
+        suits=large_enough,
         captioned=False,
     )
 
@@ -209,7 +210,7 @@ def dalle2_scenes() -> Pipeline:
             "decoder": replace(
                 decoder,
                 model=replace(decoder.model, text=text),
-                data=TextDrawingDataConfig(captions=CAPTIONS, prompts=PROMPTS, bpe_dropout=0.0, caption_dropout=0.5),
+                data=TextDrawingDataConfig(captions=CAPTIONS, bpe_dropout=0.0, caption_dropout=0.5),
                 training=replace(decoder.training, steps=3_000),
             ),
         },

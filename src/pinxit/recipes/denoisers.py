@@ -47,6 +47,9 @@ CHECKED = 8
 Given = Callable[[Batch, bool], tuple[Tensor, Asked]]
 """A batch, and whether it is one to learn from -> its pixels, and what is asked."""
 
+LOOKED_AT = 64
+"""Pictures whose size tells whether there are any that a network can learn to draw."""
+
 PREVIEW_STEPS = 20
 """Of previews, by a quick sampler."""
 
@@ -256,7 +259,7 @@ def build_denoiser(recipe: Recipe, context: Context, pairs: Pairs) -> Run:
         low_damage=data.low_damage,
     )
     validation = held_batches(held, plain, VALIDATION_BATCH)
-    paint = _painter(network, words, data.guidance, validation, given)
+    paint = _painter(network, words, getattr(data, "prompts", ()), data.guidance, validation, given)
     return Run(
         objective=Denoising(
             network, config.process, recipe.objective, paint, _checker(network, validation, given), given=given
@@ -303,6 +306,20 @@ def _go_on(network: Denoiser, folder: Path) -> None:
         raise PinxitError(f"Training cannot start from {folder}, whose network is another: {told}") from fault
 
 
+def large_enough(recipe: Recipe, context: Context) -> None:
+    """Raises PinxitError where of some pictures, spread over all, none has the size that is to be drawn."""
+    pairs, size = open_pictures(recipe, context), recipe.model.unet.size
+    sides: list[int] = []
+    for index in range(0, len(pairs), -(-len(pairs) // LOOKED_AT)):
+        with contextlib.suppress(BadSample):
+            sides.append(min(pairs[index].image.size))
+    if max(sides, default=size) < size:
+        raise PinxitError(
+            f"{recipe.name} learns to draw {size} pixels a side, the largest of {len(sides)} pictures has {max(sides)}."
+            f" Give larger ones, or what is trained already: --part {context.out.name}=MODEL."
+        )
+
+
 def metas_of(pairs: Pairs) -> list[Mapping[str, Any]]:
     """What the source says of each picture that can be read; the others are counted and named by whoever reads them."""
     found: list[Mapping[str, Any]] = []
@@ -327,6 +344,7 @@ def _checker(
 def _painter(
     network: Denoiser,
     words: Words,
+    prompts: tuple[str, ...],
     guidance: float,
     validation: Callable[[], Any] | None,
     given: Given,
@@ -334,6 +352,10 @@ def _painter(
     """Draws the previews: always the same prompts, or pictures held back, and the same noise."""
     config, previews, away = network.config, words.previews, words.away
     if config.low or config.known or config.embedding:
+        if prompts:
+            raise PinxitError(
+                "data.prompts: the previews of a network that is shown pictures are of those held back. Leave it out."
+            )
         if validation is None:
             return lambda: None
         batch = {name: value[:PREVIEWS] for name, value in next(iter(validation())).items()}

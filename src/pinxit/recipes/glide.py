@@ -18,7 +18,7 @@ from pinxit.models.unet import UNetConfig
 from pinxit.objectives.denoising import DenoisingConfig
 from pinxit.recipes.clip import clip, clip_tiny
 from pinxit.recipes.dalle1_scenes import CAPTIONS, PROMPTS
-from pinxit.recipes.denoisers import TextDrawingDataConfig, build_denoiser, open_pictures
+from pinxit.recipes.denoisers import TextDrawingDataConfig, build_denoiser, large_enough, open_pictures
 from pinxit.recipes.model import ModelStage
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import UNMEASURED, Recipe
@@ -104,6 +104,7 @@ def glide_upsampler() -> Recipe:
         training=replace(base.training, batch_size=32),
         takes=(),
         needs=("base",),
+        suits=large_enough,
     )
 
 
@@ -118,6 +119,7 @@ def glide_upsampler_tiny() -> Recipe:
         training=replace(tiny.training, steps=100),
         takes=recipe.takes,
         needs=recipe.needs,
+        suits=recipe.suits,
     )
 
 
@@ -176,6 +178,7 @@ def inpainting(whole: Pipeline, name: str, summary: str) -> Pipeline:
         name=f"{name}-base",
         summary="The base of GLIDE, which is shown a part of the picture. Give `--part start=` a GLIDE to begin with.",
         model=replace(base.model, known=True),
+        data=replace(base.data, prompts=()),
         training=replace(base.training, steps=base.training.steps // 4),
     )
     return replace(whole, name=name, summary=summary, stages={**whole.stages, "base": learns})

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pinxit.errors import unknown
-from pinxit.recipes.recipe import Context, Stage
+from pinxit.recipes.recipe import Context, Recipe, Stage
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,9 @@ class Pipeline:
             if part not in known:
                 raise unknown("part", part, known)
             context.model(part)  # what is not there is told before hours of training
+        for name, stage in self.stages.items():
+            if isinstance(stage, Recipe) and name not in context.parts:
+                stage.check(replace(context, out=context.out / name))  # and so is what comes to nothing
         for number, (name, stage) in enumerate(self.stages.items(), start=1):
             place = f"Stage {number} of {len(names)}, {name}"
             inner = replace(context, out=context.out / name)

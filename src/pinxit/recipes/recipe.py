@@ -191,6 +191,9 @@ class Recipe:
     turns: Mapping[str, OptimizerConfig] = field(default_factory=dict)
     """Of the objective, that learn otherwise than by `optimizer`."""
 
+    suits: Callable[[Recipe, Context], None] | None = None
+    """Raises PinxitError where the pictures cannot be learnt from, before the stages of a pipeline that come first."""
+
     settings: ClassVar[tuple[str, ...]] = ("model", "objective", "data", "optimizer", "turns", "training", "licence")
 
     def resolved(self) -> dict[str, Any]:
@@ -208,6 +211,11 @@ class Recipe:
         except PinxitError:
             return False
         return not differences(context.out, said)
+
+    def check(self, context: Context) -> None:
+        """Raises PinxitError for pictures that it cannot learn from."""
+        if self.suits:
+            self.suits(self, context)
 
     def run(self, context: Context) -> None:
         """Trains into `context.out`: recipe.json, log.jsonl, samples/, checkpoints/, model/."""
