@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pinxit.diffusion.process import ProcessConfig
-from pinxit.models.denoiser import Asked, Denoiser, DenoiserConfig
+from pinxit.models.denoiser import Conditioning, Denoiser, DenoiserConfig
 from pinxit.models.unet import Guide, UNet, UNetConfig
 from pinxit.nn.attention import Attention
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
@@ -157,7 +157,7 @@ def overhead(steps: int, rounds: int) -> float:
     """The time of drawing beyond that of the network alone, as a share: each pass is timed inside."""
     shape = UNetConfig(32, 128, (1, 2, 4), 2, (16, 8))
     drawer = NoiseDrawer.ready(Denoiser(DenoiserConfig(shape, ProcessConfig(), classes=10)), torch.device("cpu"))
-    asked, away = Asked(labels=torch.zeros(4, dtype=torch.int64)), Asked(labels=torch.tensor([10]))
+    asked, away = Conditioning(labels=torch.zeros(4, dtype=torch.int64)), Conditioning(labels=torch.tensor([10]))
     inside = 0.0
     passes = drawer._forward
 

@@ -8,7 +8,7 @@ from tests.systems.test_diffusion_system import CPU, UNET
 from pinxit.diffusion.process import ProcessConfig
 from pinxit.diffusion.schedules import DiscreteConfig
 from pinxit.evaluation.health import health, warnings
-from pinxit.models.denoiser import Asked, Denoiser, DenoiserConfig
+from pinxit.models.denoiser import Conditioning, Denoiser, DenoiserConfig
 from pinxit.systems.noise_drawing import NoiseDrawer
 
 WELL = {"ddim_roughness": 1.1, "ddpm_roughness": 0.9, "ddim_brightness": 0.02, "ddpm_brightness": -0.03}
@@ -18,7 +18,7 @@ def test_a_network_that_tells_of_no_noise_draws_noise(caplog: pytest.LogCaptureF
     network = Denoiser(DenoiserConfig(UNET, ProcessConfig(DiscreteConfig("cosine"))))  # its last layer is zero yet
     smooth = torch.linspace(-1, 1, 16).expand(4, 3, 16, 16)
     with caplog.at_level(logging.WARNING):
-        numbers = health(NoiseDrawer.ready(network, CPU), Asked(), smooth, lag=2.0)
+        numbers = health(NoiseDrawer.ready(network, CPU), Conditioning(), smooth, lag=2.0)
     assert numbers["ddim_roughness"] > 5
     assert "they still show noise" in caplog.text
     assert "err 2.0 times as much as the weights themselves" in caplog.text

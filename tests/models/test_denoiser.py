@@ -10,7 +10,7 @@ import torch
 
 from pinxit.diffusion.process import ProcessConfig
 from pinxit.errors import PinxitError
-from pinxit.models.denoiser import Asked, Denoiser, DenoiserConfig
+from pinxit.models.denoiser import Conditioning, Denoiser, DenoiserConfig
 from pinxit.models.text_encoder import TextEncoderConfig
 from pinxit.models.unet import UNet, UNetConfig
 
@@ -33,15 +33,15 @@ def awake(config: DenoiserConfig) -> Denoiser:
 
 def test_it_starts_by_telling_nothing() -> None:
     torch.manual_seed(0)
-    assert not Denoiser(CLASSES)(X, TIMES, Asked()).any()
+    assert not Denoiser(CLASSES)(X, TIMES, Conditioning()).any()
 
 
 @torch.no_grad()
 def test_the_id_after_the_last_class_is_none() -> None:
     network = awake(CLASSES)
-    none = network(X, TIMES, Asked(labels=torch.tensor([3, 3])))
-    assert torch.equal(none, network(X, TIMES, Asked()))
-    some = network(X, TIMES, Asked(labels=torch.tensor([3, 1])))
+    none = network(X, TIMES, Conditioning(labels=torch.tensor([3, 3])))
+    assert torch.equal(none, network(X, TIMES, Conditioning()))
+    some = network(X, TIMES, Conditioning(labels=torch.tensor([3, 1])))
     assert torch.equal(some[0], none[0])
     assert not torch.allclose(some[1], none[1])
 
@@ -49,7 +49,10 @@ def test_the_id_after_the_last_class_is_none() -> None:
 @torch.no_grad()
 def test_a_batch_of_both_is_each_by_itself() -> None:
     network = awake(TEXTS)
-    wanted, unwanted = Asked(ids=torch.tensor([[1, 2, 22, 23, 24]])), Asked(ids=torch.arange(20, 25)[None])
+    wanted, unwanted = (
+        Conditioning(ids=torch.tensor([[1, 2, 22, 23, 24]])),
+        Conditioning(ids=torch.arange(20, 25)[None]),
+    )
     both = network(X, TIMES, wanted.joined(unwanted))
     torch.testing.assert_close(both[:1], network(X[:1], TIMES[:1], wanted), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(both[1:], network(X[1:], TIMES[1:], unwanted), atol=1e-5, rtol=1e-5)
@@ -66,12 +69,12 @@ def test_an_embedding_is_told_beside_a_text_or_alone(text: TextEncoderConfig | N
     network = awake(DenoiserConfig(SMALL, ProcessConfig(), text=text, embedding=6))
     ids = torch.arange(20, 25).expand(2, -1) if text else None
     shown = torch.eye(6)[:2]
-    told = network(X, TIMES, Asked(ids=ids, embedding=shown))
-    assert not torch.allclose(told, network(X, TIMES, Asked(ids=ids, embedding=shown.flip(0))))
-    guide = network.guide(Asked(ids=ids, embedding=shown))
+    told = network(X, TIMES, Conditioning(ids=ids, embedding=shown))
+    assert not torch.allclose(told, network(X, TIMES, Conditioning(ids=ids, embedding=shown.flip(0))))
+    guide = network.guide(Conditioning(ids=ids, embedding=shown))
     assert guide.tokens is not None
     assert guide.tokens.shape[1] == 4 + (TEXT.length if text else 0)
-    away = Asked(ids=ids, embedding=shown).instead(Asked(embedding=torch.zeros(1, 6)))
+    away = Conditioning(ids=ids, embedding=shown).instead(Conditioning(embedding=torch.zeros(1, 6)))
     assert away.embedding is not None
     assert away.embedding.shape == (2, 6)
 
@@ -81,7 +84,7 @@ def test_embeddings_of_length_1_are_told_as_loudly_as_any() -> None:
     config = DenoiserConfig(SMALL, ProcessConfig(), embedding=64)
     unit, free = awake(config), awake(replace(config, unit=False))
     row = torch.nn.functional.normalize(torch.randn(2, 64), dim=1)
-    ours, theirs = unit.guide(Asked(embedding=row)), free.guide(Asked(embedding=8 * row))
+    ours, theirs = unit.guide(Conditioning(embedding=row)), free.guide(Conditioning(embedding=8 * row))
     torch.testing.assert_close(ours.added, theirs.added)
     torch.testing.assert_close(ours.tokens, theirs.tokens)
 
@@ -90,7 +93,7 @@ def test_embeddings_of_length_1_are_told_as_loudly_as_any() -> None:
 @torch.no_grad()
 def test_it_is_fully_convolutional(*, positions: bool) -> None:
     network = awake(replace(CLASSES, unet=replace(CLASSES.unet, positions=positions)))
-    assert network(torch.randn(1, 3, 64, 48), TIMES[:1], Asked()).shape == (1, 3, 64, 48)
+    assert network(torch.randn(1, 3, 64, 48), TIMES[:1], Conditioning()).shape == (1, 3, 64, 48)
 
 
 @torch.no_grad()
@@ -99,9 +102,9 @@ def test_positions_are_seen_where_they_are() -> None:
     positions = network.unet.encoder.positions
     assert positions.shape[1:] == (CLASSES.unet.sides[0],) * 2
     x = torch.randn(1, 3, 64, 64)
-    before = network(x, TIMES[:1], Asked())
+    before = network(x, TIMES[:1], Conditioning())
     positions[:, :4, :4] += 1
-    changed = (network(x, TIMES[:1], Asked()) - before).abs().mean((0, 1))
+    changed = (network(x, TIMES[:1], Conditioning()) - before).abs().mean((0, 1))
     assert changed[:8, :8].mean() > 2 * changed[-8:, -8:].mean() > 0
 
 
@@ -109,7 +112,7 @@ def test_positions_are_seen_where_they_are() -> None:
 @torch.no_grad()
 def test_tokens_are_looked_at_either_way(looks: str) -> None:
     network = awake(replace(TEXTS, unet=replace(TEXTS.unet, looks=looks)))  # type: ignore[arg-type]
-    guide = network.guide(Asked(ids=torch.tensor([[1, 2, 3, 4, 5], [1, 2, 3, 4, 5]])))
+    guide = network.guide(Conditioning(ids=torch.tensor([[1, 2, 3, 4, 5], [1, 2, 3, 4, 5]])))
     assert guide.tokens is not None
     plain = network.drawing(X, TIMES, guide)
     other = network.drawing(X, TIMES, replace(guide, tokens=guide.tokens.flip(-1)))

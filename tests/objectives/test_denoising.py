@@ -14,7 +14,7 @@ from pinxit.diffusion.process import Process, ProcessConfig
 from pinxit.diffusion.samplers import ancestral, heun, last
 from pinxit.diffusion.schedules import DiscreteConfig, EDMConfig, FlowConfig, draw_shares
 from pinxit.errors import PinxitError
-from pinxit.models.denoiser import Asked
+from pinxit.models.denoiser import Conditioning
 from pinxit.objectives.denoising import Costs, Denoising, DenoisingConfig
 
 COSINE = DiscreteConfig("cosine", 100)
@@ -29,7 +29,7 @@ class Net(nn.Module):
         self.layers = nn.Sequential(nn.Linear(25, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
         self.last = nn.Linear(64, outputs)
 
-    def forward(self, x: Tensor, times: Tensor, asked: Asked) -> Tensor:  # noqa: ARG002
+    def forward(self, x: Tensor, times: Tensor, asked: Conditioning) -> Tensor:  # noqa: ARG002
         late = times[:, None] / 1_000 * torch.arange(1, 9) * math.pi
         near = x.flatten(1) * torch.arange(1, 5) * math.pi
         seen = torch.cat([x.flatten(1), late.sin(), late.cos(), near.sin(), near.cos()], 1)
@@ -73,7 +73,7 @@ def test_every_target_learns_the_humps(name: str) -> None:
     levels = objective.process.schedule.levels(40)
     objective.eval()
     with torch.no_grad():
-        denoise = clipped(objective.process.denoiser(lambda x, times: objective.network(x, times, Asked())))
+        denoise = clipped(objective.process.denoiser(lambda x, times: objective.network(x, times, Conditioning())))
         made = last(heun(denoise, torch.randn(2_000, 1, 1, 1) * levels[0].sigma, levels))
     assert 0.4 < (made > 0).float().mean().item() < 0.6
     assert made[made > 0].mean().item() == pytest.approx(0.6, abs=0.06)
@@ -157,7 +157,7 @@ def test_learnt_variances_lower_the_bound() -> None:
     assert numbers["bound"] < small["bound"]
     levels = objective.process.schedule.levels(100)
     with torch.no_grad():
-        denoise = clipped(objective.process.denoiser(lambda x, times: objective.network(x, times, Asked())))
+        denoise = clipped(objective.process.denoiser(lambda x, times: objective.network(x, times, Conditioning())))
         made = last(ancestral(denoise, torch.randn(1_000, 1, 1, 1), levels, variance="learned"))
     assert made[made > 0].mean().item() == pytest.approx(0.6, abs=0.08)
 

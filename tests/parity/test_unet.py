@@ -13,7 +13,7 @@ from torch import Tensor
 from pinxit.checkpoints import from_diffusers, from_guided
 from pinxit.checkpoints.files import from_config, to_config
 from pinxit.errors import PinxitError
-from pinxit.models.denoiser import SIZES, Asked, Denoiser, DenoiserConfig
+from pinxit.models.denoiser import SIZES, Conditioning, Denoiser, DenoiserConfig
 from pinxit.models.unet import Guide, UNet, UNetConfig
 
 SMALL: dict[str, Any] = {
@@ -57,7 +57,7 @@ def ours(theirs: Theirs) -> Denoiser:
 
 
 @torch.no_grad()
-def agrees(theirs: Theirs, asked: Asked, **told: Any) -> None:
+def agrees(theirs: Theirs, asked: Conditioning, **told: Any) -> None:
     x = random(2, 3, 32, 32)
     expected = theirs(x, TIMES, **told)
     assert expected.std() > 0.1
@@ -75,13 +75,13 @@ def test_guided_diffusion(new_order: bool, block_changes: bool, scale_shift: boo
         "use_scale_shift_norm": scale_shift,
     }
     labels = torch.tensor([1, 4])
-    agrees(Theirs({**SMALL, **flags, "image_size": 32, "class_cond": True}), Asked(labels=labels), labels=labels)
+    agrees(Theirs({**SMALL, **flags, "image_size": 32, "class_cond": True}), Conditioning(labels=labels), labels=labels)
 
 
 def test_its_upsampler() -> None:
     low = random(2, 3, 8, 8, seed=2)
     large = F.interpolate(low, (32, 32), mode="bilinear")
-    agrees(Theirs({**SMALL, "large_size": 32, "small_size": 8}), Asked(low=low), beside=(large,))
+    agrees(Theirs({**SMALL, "large_size": 32, "small_size": 8}), Conditioning(low=low), beside=(large,))
 
 
 @pytest.mark.parametrize("upsamples", [False, True])
@@ -100,7 +100,7 @@ def test_glide(upsamples: bool, inpaints: bool) -> None:
         asked["low"] = random(2, 3, 8, 8, seed=2)
         beside.append(F.interpolate(asked["low"], (32, 32), mode="bilinear"))
     theirs = Theirs({**SMALL, **sizes, "text_ctx": LENGTH, "xf_heads": 4})
-    agrees(theirs, Asked(**asked), ids=ids, mask=mask, beside=tuple(beside))
+    agrees(theirs, Conditioning(**asked), ids=ids, mask=mask, beside=tuple(beside))
 
 
 def test_nothing_known_is_nothing_shown() -> None:
@@ -108,7 +108,7 @@ def test_nothing_known_is_nothing_shown() -> None:
     with torch.no_grad():
         x = random(2, 3, 32, 32)
         expected = theirs(x, TIMES, beside=(torch.zeros(2, 4, 32, 32),))
-        torch.testing.assert_close(ours(theirs)(x, TIMES, Asked()), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ours(theirs)(x, TIMES, Conditioning()), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -14,7 +14,7 @@ from pinxit.data.images import open_image
 from pinxit.data.sample import BadSample
 from pinxit.data.scenes import Scenes
 from pinxit.errors import PinxitError
-from pinxit.models.denoiser import Asked, Denoiser
+from pinxit.models.denoiser import Conditioning, Denoiser
 from pinxit.recipes.catalogue import find
 from pinxit.recipes.codecs import Pixels
 from pinxit.recipes.denoisers import Example
@@ -173,7 +173,7 @@ def test_what_enlarges_takes_pictures_of_any_size() -> None:
     recipe = find("dalle2-upsampler-tiny")
     assert isinstance(recipe, Recipe)
     drawer = NoiseDrawer.ready(Denoiser(recipe.model), torch.device("cpu"))
-    asked = Asked(low=torch.zeros(2, 3, 12, 20), low_level=torch.zeros(2))
+    asked = Conditioning(low=torch.zeros(2, 3, 12, 20), low_level=torch.zeros(2))
     assert drawer.draw(asked, [0, 1], Drawing("ddim", 2)).shape == (2, 3, 24, 40)
 
 

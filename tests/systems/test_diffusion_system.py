@@ -14,7 +14,7 @@ from pinxit.checkpoints.files import save_checkpoint, to_config, write_config
 from pinxit.diffusion.process import Process, ProcessConfig, spread
 from pinxit.diffusion.schedules import DiscreteConfig, FlowConfig
 from pinxit.errors import PinxitError
-from pinxit.models.denoiser import Asked, Denoiser, DenoiserConfig
+from pinxit.models.denoiser import Conditioning, Denoiser, DenoiserConfig
 from pinxit.models.noised_classifier import NoisedClassifier, NoisedClassifierConfig
 from pinxit.models.text_encoder import TextEncoderConfig
 from pinxit.models.unet import Guide, UNetConfig
@@ -96,23 +96,23 @@ SEES = replace(UNET, attention=(8,), tokens=32, groups=16)
 SHOWN = torch.linspace(-1, 1, 2 * 3 * 16 * 16).view(2, 3, 16, 16)
 IDS = torch.arange(16).view(2, 8)
 VECTORS = torch.linspace(-1, 1, 2 * 5 * 12).sin().view(2, 5, 12)
-QUICK: dict[str, tuple[DenoiserConfig, Asked]] = {
-    "classes": (DenoiserConfig(UNET, COSINE, classes=3), Asked(labels=torch.arange(2))),
+QUICK: dict[str, tuple[DenoiserConfig, Conditioning]] = {
+    "classes": (DenoiserConfig(UNET, COSINE, classes=3), Conditioning(labels=torch.arange(2))),
     "text": (
         DenoiserConfig(replace(SEES, looks="cross", positions=True), COSINE, text=TEXT),
-        Asked(ids=IDS),
+        Conditioning(ids=IDS),
     ),
     "a part": (
         DenoiserConfig(SEES, COSINE, text=TEXT, known=True),
-        Asked(ids=IDS, known=SHOWN, mask=torch.eye(16).expand(2, 1, 16, 16)),
+        Conditioning(ids=IDS, known=SHOWN, mask=torch.eye(16).expand(2, 1, 16, 16)),
     ),
     "a small picture": (
         DenoiserConfig(replace(UNET, size=32), COSINE, low=16, low_noise=0.5),
-        Asked(low=SHOWN, low_level=torch.zeros(2)),
+        Conditioning(low=SHOWN, low_level=torch.zeros(2)),
     ),
     "an embedding and a text read by CLIP": (
         DenoiserConfig(SEES, COSINE, embedding=8, reads=12),
-        Asked(
+        Conditioning(
             embedding=VECTORS[:, 0, :8],
             read=VECTORS,
             read_mask=torch.ones(2, 5, dtype=torch.bool),
@@ -176,7 +176,7 @@ def test_an_edit_walks_as_it_says() -> None:
     assert shown.edit(picture, mask, "a blue moon", 1, steps=3, sampler="heun")[0].settings["sampler"] == "heun"
     process = ProcessConfig(DiscreteConfig("cosine"), learned_variance=True)
     network = Varies(DenoiserConfig(UNET, process, classes=2))
-    part = Asked(torch.tensor([2]), known=torch.zeros(1, 3, 16, 16), mask=torch.zeros(1, 1, 16, 16))
+    part = Conditioning(torch.tensor([2]), known=torch.zeros(1, 3, 16, 16), mask=torch.zeros(1, 1, 16, 16))
     small, large = (network.draw(share, part) for share in (-1.0, 1.0))
     assert (small - large).abs().mean() > 0.01, "the variance that it tells"
 
@@ -189,7 +189,7 @@ class Varies(Denoiser):
     def drawing(self, x: Tensor, times: Tensor, guide: Guide) -> Tensor:  # noqa: ARG002
         return torch.cat([torch.zeros_like(x), torch.full_like(x, self.share)], 1)
 
-    def draw(self, share: float, asked: Asked) -> Tensor:
+    def draw(self, share: float, asked: Conditioning) -> Tensor:
         self.share = share
         return NoiseDrawer.ready(self, CPU).draw(asked, [0], Drawing("ddpm", 5))
 
@@ -200,7 +200,7 @@ def test_what_is_known_reaches_a_network_that_has_learnt_it() -> None:
     mask[..., :8] = 0
     how = Drawing("ddim", 4)
     red, blue = (
-        drawer.draw(Asked(known=torch.full((1, 3, 16, 16), value), mask=mask), [0], how) for value in (-0.8, 0.8)
+        drawer.draw(Conditioning(known=torch.full((1, 3, 16, 16), value), mask=mask), [0], how) for value in (-0.8, 0.8)
     )
     assert (red[..., :8] - blue[..., :8]).abs().max() > 0.01
     assert (red[..., 8:] + 0.8).abs().max() < 1e-5
@@ -242,7 +242,7 @@ def test_numbers_of_steps() -> None:
     flow = make_drawer(DenoiserConfig(UNET, ProcessConfig(FlowConfig(), target="flow")))
     with pytest.raises(PinxitError, match="steps=fast27 is for levels of noise that are counted"):
         flow.levels("fast27")
-    assert flow.draw(Asked(), [0], Drawing("euler", 3)).shape == (1, 3, 16, 16)
+    assert flow.draw(Conditioning(), [0], Drawing("euler", 3)).shape == (1, 3, 16, 16)
 
 
 def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ class Known(Denoiser):
 
 def test_noise_that_makes_a_picture_is_found_again() -> None:
     drawer = NoiseDrawer.ready(Known(DenoiserConfig(UNET, COSINE, classes=3)), CPU)
-    asked, how = Asked(labels=torch.tensor([0, 2])), Drawing("ddim", 50)
+    asked, how = Conditioning(labels=torch.tensor([0, 2])), Drawing("ddim", 50)
     pictures = 0.3 * torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).clamp(-2, 2)
     noise = drawer.invert(asked, pictures, 50)
     assert noise.std().item() == pytest.approx(0.6, abs=0.1)

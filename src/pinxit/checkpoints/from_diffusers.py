@@ -15,7 +15,7 @@ from pinxit.diffusion.schedules import DiscreteConfig
 from pinxit.errors import PinxitError
 from pinxit.models.denoiser import EMBEDDING_TOKENS, Denoiser, DenoiserConfig
 from pinxit.models.prior import BEYOND, LEVELS, PriorConfig
-from pinxit.models.unet import HEAD_WIDTH, Block, Change, Look, UNet, UNetConfig
+from pinxit.models.unet import HEAD_WIDTH, AttentionBlock, Block, Change, UNet, UNetConfig
 from pinxit.models.vae import VAEConfig
 from pinxit.models.vqgan import VQGANConfig
 from pinxit.nn.convolution import PyramidConfig
@@ -346,7 +346,7 @@ def _unet_places(unet: UNet) -> dict[str, str]:
     def stage(ours: str, theirs: str, attention: str = "") -> None:
         module = unet.get_submodule(ours)
         block(f"{ours}.block", module.block, theirs)  # type: ignore[arg-type]
-        if isinstance(module.look, Look):
+        if isinstance(module.look, AttentionBlock):
             places[f"{ours}.look.norm"] = f"{attention}.group_norm"
             places[f"{ours}.look.attention.out"] = f"{attention}.to_out.0"
             places[f"{ours}.look.attention.query_key_value"] = attention

@@ -19,7 +19,7 @@ from pinxit.models.denoiser import SIZES, Denoiser, DenoiserConfig
 from pinxit.models.noised_classifier import SIZES as CLASSIFIERS
 from pinxit.models.noised_classifier import NoisedClassifier, NoisedClassifierConfig
 from pinxit.models.text_encoder import TextEncoderConfig
-from pinxit.models.unet import Block, Look, UNet, UNetConfig, UNetEncoder
+from pinxit.models.unet import AttentionBlock, Block, UNet, UNetConfig, UNetEncoder
 
 NEW_ORDER = "adm-64"
 """The published weights whose queries, keys and values stand apart before they are split into heads."""
@@ -305,7 +305,7 @@ def _stage(stage: nn.Module, theirs: list[str], ours: str) -> Iterator[Place]:
                     for a, b in BLOCK.items()
                     if not isinstance(getattr(part, b), nn.Identity)
                 )
-            case Look():
+            case AttentionBlock():
                 heads = part.attention.heads
                 yield Place(f"{name}.norm", f"{place}.norm")
                 yield Place(f"{name}.qkv", f"{place}.attention.query_key_value", heads)

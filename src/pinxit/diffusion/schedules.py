@@ -31,7 +31,7 @@ class Schedule(Protocol):
     def at(self, times: Tensor) -> tuple[Tensor, Tensor]:
         """Times b -> alpha and sigma, b each, float32."""
 
-    def told(self, times: Tensor) -> Tensor:
+    def timesteps(self, times: Tensor) -> Tensor:
         """Times b -> what the network is told of them, b, float32."""
 
     def by_ratio(self, ratio: float) -> Level:
@@ -82,7 +82,7 @@ class Discrete:
         alpha, sigma = self._table.to(times.device)[:, times.long()]
         return alpha, sigma
 
-    def told(self, times: Tensor) -> Tensor:
+    def timesteps(self, times: Tensor) -> Tensor:
         """The number of the level, of a thousand."""
         return times.float() * (1_000 / self.config.steps)
 
@@ -208,7 +208,7 @@ class EDM:
         """1 and sigma."""
         return torch.ones_like(times), times.exp()
 
-    def told(self, times: Tensor) -> Tensor:
+    def timesteps(self, times: Tensor) -> Tensor:
         """A quarter of the logarithm (table 1, c_noise), of a thousand as for all networks."""
         return times * 250.0
 
@@ -255,7 +255,7 @@ class Flow:
         """1 - t and t."""
         return 1 - times, times
 
-    def told(self, times: Tensor) -> Tensor:
+    def timesteps(self, times: Tensor) -> Tensor:
         """t, of a thousand."""
         return times * 1_000
 

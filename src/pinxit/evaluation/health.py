@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pinxit.diffusion.schedules import at_most
-from pinxit.models.denoiser import Asked
+from pinxit.models.denoiser import Conditioning
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Look:
         return cls(float(across + down) / 2, float(pixels.mean()))
 
 
-def health(drawer: NoiseDrawer, asked: Asked, real: Tensor, lag: float | None = None) -> dict[str, float]:
+def health(drawer: NoiseDrawer, asked: Conditioning, real: Tensor, lag: float | None = None) -> dict[str, float]:
     """How samples by DDIM and by DDPM look beside `real` pictures b c h w in [-1, 1]; warns where something is wrong.
 
     `asked` is of as many pictures. `lag` is the averaged weights' error over that of the weights themselves.

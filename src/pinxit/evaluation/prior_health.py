@@ -40,7 +40,7 @@ def prior_errors(
             own = process.schedule.times(at / 1_000)
             x = process.noised(clean, torch.randn_like(clean), own)
             alpha, sigma = (spread(value, x) for value in process.schedule.at(own))
-            told = prior(process.scaled(x, alpha, sigma), process.schedule.told(own), asked).float()
+            told = prior(process.scaled(x, alpha, sigma), process.schedule.timesteps(own), asked).float()
             total[place] += (process.clean(told, x, alpha, sigma) - clean).square().mean()
     return total / max(count, 1)
 

@@ -63,7 +63,7 @@ class DenoiserConfig:
             raise PinxitError(f"low_noise={self.low_noise}: give a share from 0, of no noise, to 1, of nothing else.")
         if self.low and (self.low >= self.unet.size or self.unet.size % self.low):
             raise PinxitError(f"low={self.low} cannot become size={self.unet.size}: sizes are multiples, of 2 or more.")
-        tokens = self.text.width if self.text else self.unet.told if self.embedding else None
+        tokens = self.text.width if self.text else self.unet.time_width if self.embedding else None
         wanted: dict[str, Any] = {
             "beside": 3 * bool(self.low) + 4 * self.known,
             "tokens": (self.unet.tokens or tokens) if self.reads else tokens,
@@ -92,11 +92,11 @@ class DenoiserConfig:
 
 
 WORDS = ("labels", "ids", "embedding", "read", "read_mask", "read_embedding")
-"""What an `Asked` holds that guidance exchanges; the rest are pictures."""
+"""What a `Conditioning` holds that guidance exchanges; the rest are pictures."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class Conditioning:
     """What pictures are to show: one value for all that a denoiser may be asked for, each of b."""
 
     labels: Tensor | None = None
@@ -120,12 +120,12 @@ class Asked:
     mask: Tensor | None = None
     """b 1 h w: 1 where they are known."""
 
-    def joined(self, other: Asked) -> Asked:
+    def joined(self, other: Conditioning) -> Conditioning:
         """A batch of both, the other's after these."""
         both = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
-        return Asked(**{name: torch.cat(pair) for name, pair in both.items() if pair[0] is not None})
+        return Conditioning(**{name: torch.cat(pair) for name, pair in both.items() if pair[0] is not None})
 
-    def instead(self, other: Asked) -> Asked:
+    def instead(self, other: Conditioning) -> Conditioning:
         """The same for another's only class, text or embedding; what pictures it is shown stays."""
         count = len(next(value for field in fields(self) if (value := getattr(self, field.name)) is not None))
         words = {name: getattr(other, name) for name in WORDS}
@@ -134,12 +134,12 @@ class Asked:
             **{name: value.expand(count, *value.shape[1:]) for name, value in words.items() if value is not None},
         )
 
-    def rows(self, start: int, end: int) -> Asked:
+    def rows(self, start: int, end: int) -> Conditioning:
         """Some of the batch."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Asked(**{name: value[start:end] for name, value in values.items() if value is not None})
+        return Conditioning(**{name: value[start:end] for name, value in values.items() if value is not None})
 
-    def to(self, device: torch.device) -> Asked:
+    def to(self, device: torch.device) -> Conditioning:
         """The same on a device."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: value.to(device) for name, value in values.items() if value is not None})
@@ -154,7 +154,7 @@ class Denoiser(nn.Module):
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.config = config
-        told = config.unet.told
+        told = config.unet.time_width
         self.unet = UNet(config.unet)
         self.labels = nn.Embedding(config.classes, told) if config.classes else None
         if config.low_noise:
@@ -172,7 +172,7 @@ class Denoiser(nn.Module):
                 self.read = nn.Sequential(Linear(config.reads, config.unet.tokens), nn.LayerNorm(config.unet.tokens))
                 self.read_to_time = Linear(config.embedding, told)
 
-    def forward(self, x: Tensor, times: Tensor, asked: Asked) -> Tensor:
+    def forward(self, x: Tensor, times: Tensor, asked: Conditioning) -> Tensor:
         """Noisy values b c h w, times b of a thousand -> b outputs h w."""
         return self.drawing(x, times, self.guide(asked))
 
@@ -181,7 +181,7 @@ class Denoiser(nn.Module):
         out: Tensor = self.unet(x, times, guide)
         return out
 
-    def guide(self, asked: Asked) -> Guide:
+    def guide(self, asked: Conditioning) -> Guide:
         """What the U-Net is told."""
         added: list[Tensor] = []
         tokens: list[Tensor] = []
@@ -212,7 +212,7 @@ class Denoiser(nn.Module):
         total = torch.stack(added).sum(0) if added else None
         return Guide(total, torch.cat(tokens, 1) if tokens else None, mask, self._beside(asked))
 
-    def _beside(self, asked: Asked) -> Tensor | None:
+    def _beside(self, asked: Conditioning) -> Tensor | None:
         """What is known, blanked where it is not, and where it is; then the enlarged small picture."""
         beside: list[Tensor] = []
         if self.config.known and asked.known is not None:

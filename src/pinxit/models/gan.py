@@ -48,7 +48,7 @@ class GANConfig:
             raise PinxitError(f"widths={self.widths}: {odd[0]} does not divide into the {GROUPS} groups of a norm.")
 
     @property
-    def told(self) -> int:
+    def condition_width(self) -> int:
         """Width of what both are told."""
         return self.widths[0]
 
@@ -58,9 +58,9 @@ class Words(nn.Module):
 
     def __init__(self, config: GANConfig) -> None:
         super().__init__()
-        self.labels = nn.Embedding(config.classes, config.told) if config.classes else None
+        self.labels = nn.Embedding(config.classes, config.condition_width) if config.classes else None
         self.text = TextEncoder(config.text) if config.text else None
-        self.out = Linear(config.text.width, config.told) if config.text else None
+        self.out = Linear(config.text.width, config.condition_width) if config.text else None
 
     def forward(self, asked: Tensor | None) -> Tensor | None:
         """Nothing where nothing can be asked."""
@@ -103,7 +103,7 @@ class Generator(nn.Module):
     def __init__(self, config: GANConfig) -> None:
         super().__init__()
         self.config = config
-        width, told = config.widths[0], config.told
+        width, told = config.widths[0], config.condition_width
         self.words = Words(config)
         self.style = nn.Sequential(Linear(config.latent + told, told), nn.SiLU(), Linear(told, told), nn.SiLU())
         self.start = Linear(told, START**2 * width)
@@ -119,7 +119,7 @@ class Generator(nn.Module):
     def forward(self, noise: Tensor, asked: Tensor | None = None) -> Tensor:
         """Normal noise b latent and what is asked, b or b l -> pixels b 3 h w in [-1, 1]."""
         words = self.words(asked)
-        told = noise.new_zeros(len(noise), self.config.told) if words is None else words
+        told = noise.new_zeros(len(noise), self.config.condition_width) if words is None else words
         style = self.style(torch.cat([noise, told], 1))
         x = self.start(style).view(len(noise), -1, START, START)
         for up in self.up:
@@ -158,8 +158,8 @@ class Critic(nn.Module):
         self.down = nn.ModuleList(Down(a, b) for a, b in pairwise(widths))
         self.last = nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1)
         # PyTorch's own linear layers: R1 takes the gradient of a gradient, which oneDNN's has none of.
-        self.features = nn.Linear(widths[-1] * START**2, config.told)
-        self.out = nn.Linear(config.told, 1)
+        self.features = nn.Linear(widths[-1] * START**2, config.condition_width)
+        self.out = nn.Linear(config.condition_width, 1)
 
     def forward(self, pixels: Tensor, asked: Tensor | None = None) -> Tensor:
         """Pixels b 3 h w in [-1, 1] and what was asked -> logits b."""
@@ -170,7 +170,7 @@ class Critic(nn.Module):
         features = F.leaky_relu(self.features(x.flatten(1)), 0.2)
         logits: Tensor = self.out(features)[:, 0]
         words = self.words(asked)
-        return logits if words is None else logits + (features * words).sum(1) / self.config.told**0.5
+        return logits if words is None else logits + (features * words).sum(1) / self.config.condition_width**0.5
 
 
 def _variety(x: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ class UNetConfig:
         return self.heads or max(1, channels // HEAD_WIDTH)
 
     @property
-    def told(self) -> int:
+    def time_width(self) -> int:
         """Width of the embedding of the time."""
         return 4 * self.channels
 
@@ -132,7 +132,7 @@ class Block(nn.Module):
         self.change = change
         self.scale_shift = config.scale_shift
         self.norm1, self.conv1 = GroupNorm(config.groups, inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.told = Linear(config.told, outputs * (1 + config.scale_shift))
+        self.told = Linear(config.time_width, outputs * (1 + config.scale_shift))
         self.norm2, self.conv2 = GroupNorm(config.groups, outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
         self.dropout = nn.Dropout(config.dropout)
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
@@ -191,7 +191,7 @@ class Fold(nn.Module):
         return F.pixel_shuffle(self.conv(x), 2)
 
 
-class Look(nn.Module):
+class AttentionBlock(nn.Module):
     """Every place looks at every other, and at the tokens, beside a skip."""
 
     def __init__(self, config: UNetConfig, channels: int) -> None:
@@ -231,7 +231,7 @@ def _at_places(x: Tensor, like: Tensor) -> Tensor:
 class Stage(nn.Module):
     """A block, a look around where this resolution has one, and on the way up what doubles it."""
 
-    def __init__(self, block: nn.Module, look: Look | None = None, change: nn.Module | None = None) -> None:
+    def __init__(self, block: nn.Module, look: AttentionBlock | None = None, change: nn.Module | None = None) -> None:
         super().__init__()
         self.block, self.look, self.change = block, look, change
 
@@ -249,7 +249,7 @@ class UNetEncoder(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
-        base, told = config.channels, config.told
+        base, told = config.channels, config.time_width
         self.time = nn.Sequential(Linear(base, told), nn.SiLU(), Linear(told, told))
         self.stem = nn.Conv2d((config.inputs + config.beside) * config.patch**2, config.widths[0], 3, padding=1)
         if config.positions:
@@ -259,7 +259,7 @@ class UNetEncoder(nn.Module):
         bottom = config.widths[-1]
         self.middle = nn.ModuleList(
             [
-                Stage(Block(config, bottom, bottom), Look(config, bottom) if config.middle else None),
+                Stage(Block(config, bottom, bottom), AttentionBlock(config, bottom) if config.middle else None),
                 Stage(Block(config, bottom, bottom)),
             ]
         )
@@ -349,8 +349,8 @@ def _change(config: UNetConfig, inputs: int, outputs: int, change: Literal["down
             return Fold(inputs, outputs, change)
 
 
-def _look(config: UNetConfig, side: int, channels: int) -> Look | None:
-    return Look(config, channels) if side in config.attention else None
+def _look(config: UNetConfig, side: int, channels: int) -> AttentionBlock | None:
+    return AttentionBlock(config, channels) if side in config.attention else None
 
 
 def _zero(module: nn.Module) -> None:

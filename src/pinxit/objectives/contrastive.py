@@ -72,7 +72,7 @@ class Contrastive(Objective):
         if self.process:
             drawn = self.process.schedule.times(draw_shares(len(pixels), pixels.device))
             pixels = self.process.noised(pixels, torch.randn_like(pixels), drawn)
-            times = self.process.schedule.told(drawn)
+            times = self.process.schedule.timesteps(drawn)
         images = self.clip.encode_image(pixels, times)  # b d
         texts = self.clip.encode_text(batch["ids"])  # b d
         keys = torch.stack([batch["caption_key"], batch["picture_key"]], dim=1)  # b 2

@@ -14,7 +14,7 @@ from pinxit.diffusion.likelihood import Bound
 from pinxit.diffusion.process import Process, ProcessConfig, Weighting, spread
 from pinxit.diffusion.schedules import Discrete, draw_shares
 from pinxit.errors import PinxitError
-from pinxit.models.denoiser import Asked
+from pinxit.models.denoiser import Conditioning
 from pinxit.nn.processes import gather
 from pinxit.objectives.objective import Batch, Numbers, Objective
 
@@ -55,7 +55,7 @@ class Denoising(Objective):
         `process` wants to know.
 
         `given` makes of a batch, and of whether it is one to learn from, clean values b ... and what is asked: its
-        pixels and an `Asked`, where none is given.
+        pixels and a `Conditioning`, where none is given.
         `check` looks at samples after each validation, given how the averaged weights' error compares with that of the
         weights themselves.
         """
@@ -111,7 +111,7 @@ class Denoising(Objective):
         x = process.noised(clean, noise, times)
         alpha, sigma = (spread(value, x) for value in process.schedule.at(times))
         told, share = process.split(
-            self.network(process.scaled(x, alpha, sigma), process.schedule.told(times), asked).float()
+            self.network(process.scaled(x, alpha, sigma), process.schedule.timesteps(times), asked).float()
         )
         errors = (told - process.target(clean, noise, times)).square().flatten(1).mean(1)
         weighted = process.weights(times, self.config.weighting, self.config.gamma) * errors
@@ -145,10 +145,10 @@ class Denoising(Objective):
         return self.paint() if self.paint else None
 
 
-def pictures(batch: Batch, training: bool) -> tuple[Tensor, Asked]:  # noqa: ARG001
-    """Its `pixels`, b c h w in [-1, 1], and all that an `Asked` holds."""
-    return batch["pixels"], Asked(
-        **{name: value for name, value in batch.items() if name in Asked.__dataclass_fields__}
+def pictures(batch: Batch, training: bool) -> tuple[Tensor, Conditioning]:  # noqa: ARG001
+    """Its `pixels`, b c h w in [-1, 1], and all that a `Conditioning` holds."""
+    return batch["pixels"], Conditioning(
+        **{name: value for name, value in batch.items() if name in Conditioning.__dataclass_fields__}
     )
 
 

@@ -48,7 +48,7 @@ class NoisedClassification(Objective):
         noisy = self.process.noised(pixels, torch.randn_like(pixels), times)
         alpha, sigma = (spread(value, pixels) for value in self.process.schedule.at(times))
         seen = self.process.scaled(noisy, alpha, sigma)
-        logits: Tensor = self.network(seen, self.process.schedule.told(times)).float()
+        logits: Tensor = self.network(seen, self.process.schedule.timesteps(times)).float()
         return logits
 
 

@@ -26,7 +26,7 @@ from pinxit.recipes.clip import Captioned, train_tokenizer
 from pinxit.recipes.recipe import Context
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.conditions import EmbeddingCondition, LabelCondition, TextCondition
-from pinxit.systems.token_drawing import PriorConfig
+from pinxit.systems.token_drawing import CodesNetworkConfig
 from pinxit.text.tokenizer import Tokenizer, pad_per_position
 
 PREVIEWS = 16
@@ -91,10 +91,10 @@ class ViewDataConfig(CodesDataConfig):
 
 
 @dataclass(frozen=True)
-class Asked:
+class Conditioned:
     """What a network's data brings beside codes."""
 
-    config: PriorConfig
+    config: CodesNetworkConfig
     """With the ids that there are."""
     training: Transform
     validation: Transform
@@ -106,7 +106,7 @@ class Asked:
     """What config.json says for the condition to be known again."""
 
 
-def asked_by(config: PriorConfig, data: Any, context: Context, training: Encoded, held: Encoded) -> Asked:
+def asked_by(config: CodesNetworkConfig, data: Any, context: Context, training: Encoded, held: Encoded) -> Conditioned:
     """The conditions that a data config is for."""
     if config.pad is not None and not isinstance(data, TextDataConfig):
         raise PinxitError(f"model.pad={config.pad} is an id of a text, and this recipe has none. Leave it out.")
@@ -120,7 +120,7 @@ def asked_by(config: PriorConfig, data: Any, context: Context, training: Encoded
         return _views(config, data, context, held)
     alone = Alone(pad_per_position([[]], config.condition_length, 0)[0])
     nothing = torch.from_numpy(alone.nothing).expand(PREVIEWS, -1)
-    return Asked(replace(config, condition_vocabulary=0), alone, alone, nothing)
+    return Conditioned(replace(config, condition_vocabulary=0), alone, alone, nothing)
 
 
 # Nothing.
@@ -180,9 +180,9 @@ class Texts:
         return TextCondition(self.tokenizer, self.length, self.pad)
 
 
-def _texts(config: PriorConfig, data: TextDataConfig, training: Encoded, held: Encoded) -> Asked:
+def _texts(config: CodesNetworkConfig, data: TextDataConfig, training: Encoded, held: Encoded) -> Conditioned:
     plain = Texts.learnt(data, training, config.condition_vocabulary, config.condition_length, config.pad)
-    return Asked(
+    return Conditioned(
         replace(config, condition_vocabulary=plain.tokenizer.vocab_size),
         plain.varied(data),
         plain,
@@ -238,9 +238,9 @@ class Labels:
         return (self.names * PREVIEWS)[:PREVIEWS]
 
 
-def _labels(config: PriorConfig, data: LabelDataConfig, training: Encoded, held: Encoded) -> Asked:
+def _labels(config: CodesNetworkConfig, data: LabelDataConfig, training: Encoded, held: Encoded) -> Conditioned:
     plain = Labels.told(data, (*training.metas, *held.metas))
-    return Asked(
+    return Conditioned(
         replace(config, condition_vocabulary=len(plain.names), condition_length=1),
         replace(plain, dropout=data.label_dropout),
         plain,
@@ -272,12 +272,12 @@ class Given:
         return {"condition": self.nothing if rng.random() < self.dropout else beside, "image": sample.codes}
 
 
-def _embeddings(config: PriorConfig, data: EmbeddingDataConfig, context: Context, held: Encoded) -> Asked:
+def _embeddings(config: CodesNetworkConfig, data: EmbeddingDataConfig, context: Context, held: Encoded) -> Conditioned:
     if not isinstance(config, TokenTransformerConfig):
         raise PinxitError("Embeddings are conditions of a token transformer; this recipe's network takes ids.")
     clip = CLIPSystem.from_checkpoint(context.model("clip"), torch.device("cpu"))
     plain = Given(np.zeros(clip.shape, np.float32))
-    return Asked(
+    return Conditioned(
         replace(config, condition_vocabulary=0, condition_vector=clip.shape[0]),
         replace(plain, dropout=data.embedding_dropout, noise=data.noise),
         plain,
@@ -285,7 +285,7 @@ def _embeddings(config: PriorConfig, data: EmbeddingDataConfig, context: Context
     )
 
 
-def _views(config: PriorConfig, data: ViewDataConfig, context: Context, held: Encoded) -> Asked:
+def _views(config: CodesNetworkConfig, data: ViewDataConfig, context: Context, held: Encoded) -> Conditioned:
     made_from = read_config(context.part("views"))
     if (view := made_from["source"]["recipe"].get("view")) is None:
         raise PinxitError(
@@ -296,7 +296,7 @@ def _views(config: PriorConfig, data: ViewDataConfig, context: Context, held: En
     shown = [
         torch.from_numpy(beside) for i in range(min(PREVIEWS, len(held))) if (beside := held[i].beside) is not None
     ]
-    return Asked(
+    return Conditioned(
         replace(config, condition_vocabulary=made_from["codes"], condition_length=length),
         replace(plain, dropout=data.view_dropout),
         plain,

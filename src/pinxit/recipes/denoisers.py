@@ -27,7 +27,7 @@ from pinxit.diffusion.process import roughened
 from pinxit.diffusion.schedules import at_most
 from pinxit.errors import PinxitError
 from pinxit.evaluation.health import health
-from pinxit.models.denoiser import Asked, Denoiser, DenoiserConfig, widened
+from pinxit.models.denoiser import Conditioning, Denoiser, DenoiserConfig, widened
 from pinxit.models.text_encoder import TextEncoderConfig
 from pinxit.objectives.denoising import Denoising, pictures
 from pinxit.objectives.objective import Batch
@@ -44,7 +44,7 @@ VALIDATION_BATCH = 64
 CHECKED = 8
 """Samples that tell how a network is doing."""
 
-Given = Callable[[Batch, bool], tuple[Tensor, Asked]]
+Given = Callable[[Batch, bool], tuple[Tensor, Conditioning]]
 """A batch, and whether it is one to learn from -> its pixels, and what is asked."""
 
 LOOKED_AT = 64
@@ -86,7 +86,7 @@ class LabelDrawingDataConfig(DrawingDataConfig, LabelDataConfig):
 
 @dataclass(frozen=True)
 class Example:
-    """A sample -> `pixels` 3 h w, and what an `Asked` holds of it, by its names there."""
+    """A sample -> `pixels` 3 h w, and what a `Conditioning` holds of it, by its names there."""
 
     pixels: Pixels
     words: Texts | Labels | None = None
@@ -138,7 +138,7 @@ class Seen(nn.Module):
         super().__init__()
         self.clip, self.dropout, self.unit = clip.clip, dropout, unit
 
-    def forward(self, batch: Batch, training: bool) -> tuple[Tensor, Asked]:
+    def forward(self, batch: Batch, training: bool) -> tuple[Tensor, Conditioning]:
         """A batch -> its pixels, and what is asked, without some embeddings in training."""
         pixels, asked = pictures(batch, training)
         with torch.no_grad():
@@ -162,9 +162,9 @@ class Words:
     plain: Texts | Labels | None = None
     varied: Texts | Labels | None = None
     """As training has them."""
-    previews: Asked = field(default_factory=Asked)
+    previews: Conditioning = field(default_factory=Conditioning)
     """What previews show, and what guidance leads them away from."""
-    away: Asked | None = None
+    away: Conditioning | None = None
     text: TextEncoderConfig | None = None
     """With the ids that there are."""
     labels: tuple[str, ...] = ()
@@ -200,7 +200,7 @@ def words_of(
             texts = Texts(tokenizer, text.length, data.captions)
         else:
             texts = Texts.learnt(data, training, text.vocabulary, text.length, None)
-        previews, away = (Asked(ids=texts.condition(some)) for some in (prompts_of(data.prompts, held), ("",)))
+        previews, away = (Conditioning(ids=texts.condition(some)) for some in (prompts_of(data.prompts, held), ("",)))
         known = replace(text, vocabulary=texts.tokenizer.vocab_size)
         return Words(texts, texts.varied(data), previews, away, text=known)
     if isinstance(data, LabelDrawingDataConfig):
@@ -212,7 +212,7 @@ def words_of(
                 f"{len(labels.names)} others ({labels.names[0]!r} to {labels.names[-1]!r})."
             )
         condition = LabelCondition(labels.names)
-        previews, away = (Asked(labels=condition(names)[:, 0]) for names in (labels.shown, ("",)))
+        previews, away = (Conditioning(labels=condition(names)[:, 0]) for names in (labels.shown, ("",)))
         varied = replace(labels, dropout=data.label_dropout)
         return Words(labels, varied, previews, away, labels=labels.names)
     return Words()
@@ -361,7 +361,7 @@ def _painter(
         batch = {name: value[:PREVIEWS] for name, value in next(iter(validation())).items()}
         previews = given(batch, False)[1]
         if previews.embedding is not None:
-            away = replace(away or Asked(), embedding=network.no_embedding[None])
+            away = replace(away or Conditioning(), embedding=network.no_embedding[None])
     rows = next((len(value) for value in vars(previews).values() if value is not None), PREVIEWS)
     led = guidance if away and not config.low else 1.0  # what enlarges is not guided in a cascade either
     how = Drawing("dpm-solver", at_most(PREVIEW_STEPS, config.process.schedule), led)

@@ -33,7 +33,7 @@ from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, held_batches
 from pinxit.systems.codec import Codec, read_codec_config
 from pinxit.systems.encoder import open_encoder, read_size
 from pinxit.systems.system import Settings
-from pinxit.systems.token_drawing import DEFAULTS, PRIORS, PriorConfig, TokenDrawer, prior_kind
+from pinxit.systems.token_drawing import DEFAULTS, PRIORS, CodesNetworkConfig, TokenDrawer, prior_kind
 
 # The codes, once.
 
@@ -167,7 +167,7 @@ class TokensStage:
 def build_prior(recipe: Recipe, context: Context, encoded: Encoded, *, codec: str = "dvae") -> Run:
     """The network over the codes that the stage before has kept; `codec` is the stage that made them."""
     model, wanted = recipe.model, recipe.objective
-    assert isinstance(model, PriorConfig)
+    assert isinstance(model, CodesNetworkConfig)
     if (model.image_vocabulary, model.shape) != (encoded.codes, encoded.shape):
         sides = "grid" if isinstance(model, TokenTransformerConfig) else "grids"
         raise PinxitError(

@@ -17,7 +17,7 @@ from torch import Tensor
 from pinxit.data.images import LIMITS, fit, opaque, to_pil, to_tensor
 from pinxit.diffusion.process import roughened
 from pinxit.errors import PinxitError
-from pinxit.models.denoiser import Asked
+from pinxit.models.denoiser import Conditioning
 from pinxit.progress import Progress
 from pinxit.systems.masking import composed, masked
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer, Score, noise_of
@@ -74,11 +74,11 @@ class Cascade:
 
     def draw(
         self,
-        asked: Asked,
+        asked: Conditioning,
         seeds: Sequence[int],
         how: Drawing,
         *,
-        away: Asked | None = None,
+        away: Conditioning | None = None,
         score: Callable[[int, int], Score] | None = None,
         shown: Shown | None = None,
         noise: Tensor | None = None,
@@ -138,7 +138,7 @@ def upsampled(
     system: System,
     cascade: Cascade,
     image: Image.Image,
-    asked: Asked,
+    asked: Conditioning,
     prompt: str,
     seed: int,
     *,
@@ -178,7 +178,7 @@ def shares(progress: Progress | None, parts: int) -> Callable[[int], Progress | 
 
 def enlarged(
     drawer: NoiseDrawer,
-    asked: Asked,
+    asked: Conditioning,
     low: Tensor,
     seeds: Sequence[int],
     part: int,
@@ -202,7 +202,7 @@ def enlarged(
     )
 
 
-def showing(drawer: NoiseDrawer, asked: Asked, shown: Shown | None, rows: int) -> Asked:
+def showing(drawer: NoiseDrawer, asked: Conditioning, shown: Shown | None, rows: int) -> Conditioning:
     """With a part of a picture, at the size of a network."""
     if shown is None:
         return asked
@@ -211,10 +211,10 @@ def showing(drawer: NoiseDrawer, asked: Asked, shown: Shown | None, rows: int) -
     return replace(asked, known=to_tensor(before).expand(rows, -1, -1, -1), mask=mask[None].expand(rows, -1, -1, -1))
 
 
-def enlarging(drawer: NoiseDrawer, asked: Asked, low: Tensor, seeds: Sequence[int], stream: int) -> Asked:
+def enlarging(drawer: NoiseDrawer, asked: Conditioning, low: Tensor, seeds: Sequence[int], stream: int) -> Conditioning:
     """What one is asked that enlarges b small pictures: these, as noisy as it wants them, and what else it knows."""
     config = drawer.config
-    wanted = Asked(
+    wanted = Conditioning(
         labels=asked.labels if config.classes else None,
         ids=asked.ids if config.text else None,
         embedding=asked.embedding if config.embedding else None,

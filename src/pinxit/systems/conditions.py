@@ -19,7 +19,7 @@ from pinxit.errors import PinxitError, unknown
 from pinxit.models.text_encoder import TextEncoderConfig
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.codec import Codec
-from pinxit.systems.token_drawing import PriorConfig
+from pinxit.systems.token_drawing import CodesNetworkConfig
 from pinxit.text.captions import clean
 from pinxit.text.tokenizer import ForeignTokenizer, Tokenizer, pad_per_position, read_tokenizer
 
@@ -114,7 +114,7 @@ def read_text_condition(folder: Path, vocabulary: int, length: int, pad: int | N
     return TextCondition(tokenizer, length, pad)
 
 
-def read_condition(folder: Path, config: PriorConfig, codec: Codec, clip: CLIPSystem | None) -> Condition:
+def read_condition(folder: Path, config: CodesNetworkConfig, codec: Codec, clip: CLIPSystem | None) -> Condition:
     """The condition of the network in a checkpoint folder: it holds a tokenizer, or config.json tells which."""
     if config.condition_vector is not None:
         if clip is None:

@@ -24,7 +24,7 @@ from pinxit.checkpoints.files import read_config
 from pinxit.data.images import fit, opaque, to_pil, to_tensor
 from pinxit.diffusion.guidance import ALWAYS
 from pinxit.errors import PinxitError, unknown
-from pinxit.models.denoiser import Asked
+from pinxit.models.denoiser import Conditioning
 from pinxit.models.prior import read
 from pinxit.progress import Progress
 from pinxit.systems.cascade import Cascade, Shown, edited, upsampled
@@ -354,7 +354,9 @@ class DALLE2System(System):
         progress: Progress | None = None,
     ) -> Picture:
         """Enlarges a picture of any size by the networks that enlarge what it draws, which know of no prompt."""
-        return upsampled(self, self.cascade, image, Asked(), prompt, seed, steps=upsample_steps, progress=progress)
+        return upsampled(
+            self, self.cascade, image, Conditioning(), prompt, seed, steps=upsample_steps, progress=progress
+        )
 
     def take_apart(self, images: Sequence[Image.Image], settings: Settings) -> tuple[Tensor, Tensor]:
         """Pictures -> z b d and x_T b 3 h w: what CLIP sees of them, and the noise that gives them by DDIM."""
@@ -381,12 +383,14 @@ class DALLE2System(System):
         """1 d: what stands for no embedding."""
         return self.cascade.base.network.no_embedding[None].cpu()
 
-    def _asked(self, embeddings: Tensor, prompts: Sequence[str]) -> Asked:
+    def _asked(self, embeddings: Tensor, prompts: Sequence[str]) -> Conditioning:
         if self.cascade.base.config.reads:
             seen = read(self.clip.clip, self.clip.ids_of(prompts), unit=self.unit)
-            return Asked(embedding=embeddings, read=seen.tokens, read_mask=seen.mask, read_embedding=seen.embedding)
+            return Conditioning(
+                embedding=embeddings, read=seen.tokens, read_mask=seen.mask, read_embedding=seen.embedding
+            )
         told = None if isinstance(self.condition, NoCondition) else self.condition(prompts)
-        return Asked(ids=told, embedding=embeddings)
+        return Conditioning(ids=told, embedding=embeddings)
 
     def _pictures(
         self, images: Sequence[Image.Image], prompt: str, seeds: Sequence[int], settings: Settings, **more: Any

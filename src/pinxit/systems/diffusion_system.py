@@ -20,7 +20,7 @@ from pinxit.checkpoints.catalogue import part
 from pinxit.checkpoints.files import read_config
 from pinxit.data.images import to_pil
 from pinxit.diffusion.guidance import ALWAYS
-from pinxit.models.denoiser import Asked
+from pinxit.models.denoiser import Conditioning
 from pinxit.progress import Progress
 from pinxit.systems.cascade import Cascade, Shown, edited, upsampled
 from pinxit.systems.clip import CLIPSystem
@@ -185,16 +185,16 @@ class DiffusionSystem(System):
         )
         return [to_pil(picture) for picture in pixels]
 
-    def _asked(self, prompts: Sequence[str]) -> Asked:
+    def _asked(self, prompts: Sequence[str]) -> Conditioning:
         """Of the base, for the prompts."""
         told = self.condition(prompts)
         match self.condition:
             case TextCondition():
-                return Asked(ids=told)
+                return Conditioning(ids=told)
             case LabelCondition():
-                return Asked(labels=told[:, 0])
+                return Conditioning(labels=told[:, 0])
             case _:
-                return Asked()
+                return Conditioning()
 
 
 def defaults_of(kind: str, *, upsampler: bool, judge: bool) -> Settings:

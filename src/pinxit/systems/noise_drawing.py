@@ -22,7 +22,7 @@ from pinxit.diffusion.process import Process
 from pinxit.diffusion.samplers import Step
 from pinxit.diffusion.schedules import FAST27, Discrete
 from pinxit.errors import PinxitError, unknown
-from pinxit.models.denoiser import Asked, Denoiser, DenoiserConfig
+from pinxit.models.denoiser import Conditioning, Denoiser, DenoiserConfig
 from pinxit.models.unet import Guide
 from pinxit.nn.compiling import check_compiler
 from pinxit.progress import Progress
@@ -175,11 +175,11 @@ class NoiseDrawer:
     @torch.no_grad()
     def draw(
         self,
-        asked: Asked,
+        asked: Conditioning,
         seeds: Sequence[int],
         how: Drawing,
         *,
-        away: Asked | None = None,
+        away: Conditioning | None = None,
         score: Callable[[int, int], Score] | None = None,
         stream: int = 0,
         start_from: Tensor | None = None,
@@ -219,7 +219,7 @@ class NoiseDrawer:
         return torch.cat(drawn)
 
     @torch.no_grad()
-    def invert(self, asked: Asked, pixels: Tensor, steps: int, *, refine: int = 1) -> Tensor:
+    def invert(self, asked: Conditioning, pixels: Tensor, steps: int, *, refine: int = 1) -> Tensor:
         """The noise b c h w from which DDIM makes these pictures in [-1, 1], on the CPU, if it is asked the same.
 
         Without guidance, in as many steps; each is told `refine` times more (`samplers.invert`).
@@ -232,7 +232,7 @@ class NoiseDrawer:
             found.append(samplers.last(samplers.invert(denoise, x, levels, refine=refine)).cpu())
         return torch.cat(found)
 
-    def _start(self, noise: samplers.Noise, levels: list[Level], how: Drawing, asked: Asked) -> Tensor:
+    def _start(self, noise: samplers.Noise, levels: list[Level], how: Drawing, asked: Conditioning) -> Tensor:
         unet, low = self.config.unet, self.config.low
         sides = [unet.size, unet.size]
         if low and asked.low is not None:  # of any size, and so is what is made of it
@@ -241,7 +241,7 @@ class NoiseDrawer:
         return x * math.hypot(levels[0].alpha, levels[0].sigma)
 
     def _walk(
-        self, denoise: Denoise, x: Tensor, noise: samplers.Noise, levels: list[Level], how: Drawing, asked: Asked
+        self, denoise: Denoise, x: Tensor, noise: samplers.Noise, levels: list[Level], how: Drawing, asked: Conditioning
     ) -> Iterator[Step]:
         if asked.known is not None and asked.mask is not None:
             painted = 1 - asked.mask
@@ -260,7 +260,7 @@ class NoiseDrawer:
         """What DDPM has to know of its noise."""
         return {"noise": noise, "variance": "learned" if self.config.process.learned_variance else "small"}
 
-    def _denoiser(self, asked: Asked, away: Asked | None, how: Drawing) -> Denoise:
+    def _denoiser(self, asked: Conditioning, away: Conditioning | None, how: Drawing) -> Denoise:
         """Led by guidance, and within the bounds of pixels."""
         plain = self._told(asked)
         denoise = plain
@@ -271,7 +271,7 @@ class NoiseDrawer:
             return guidance.dynamic_threshold(denoise, how.threshold)
         return guidance.clipped(denoise)
 
-    def _told(self, asked: Asked) -> Denoise:
+    def _told(self, asked: Conditioning) -> Denoise:
         """The network as samplers know it, for what is asked; large pictures are enlarged tile by tile."""
         guide: Guide | None = None
 

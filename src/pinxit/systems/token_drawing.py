@@ -25,7 +25,7 @@ from pinxit.tokens.sampler import Choice, guide, sample, uniforms
 Prior = TokenTransformer | PixelCNN
 """A network that tells codes from those before them, or from all others."""
 
-PriorConfig = TokenTransformerConfig | PixelCNNConfig
+CodesNetworkConfig = TokenTransformerConfig | PixelCNNConfig
 
 
 class Network(NamedTuple):
@@ -66,7 +66,7 @@ def defaults_of(order: str) -> Settings:
     return Settings(**{**DEFAULTS, "steps": STEPS}) if order == "masked" else DEFAULTS
 
 
-def prior_kind(config: PriorConfig) -> str:
+def prior_kind(config: CodesNetworkConfig) -> str:
     """The kind of checkpoint that a config is of."""
     return next(kind for kind, row in PRIORS.items() if isinstance(config, row.config))
 
