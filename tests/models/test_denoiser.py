@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pinxit.diffusion.process import ProcessConfig
 from pinxit.errors import PinxitError
@@ -137,3 +138,26 @@ def test_what_follows_from_the_rest_need_not_be_given() -> None:
     assert (config.unet.beside, config.unet.tokens, config.unet.outputs) == (7, TEXT.width, 6)
     with pytest.raises(PinxitError, match=r"unet\.beside=7 does not go with the rest: give 4"):
         replace(config, low=None)
+
+
+@torch.no_grad()
+def test_what_enlarges_may_tell_the_difference_from_the_stretched_picture() -> None:
+    config = DenoiserConfig(SMALL, ProcessConfig(target="x0"), low=16, low_skip=True)
+    low = torch.linspace(-1, 1, 2 * 3 * 16 * 16).sin().view(2, 3, 16, 16)
+    asked = Conditioning(low=low)
+    stretched = F.interpolate(low, 32, mode="bilinear")
+    torch.testing.assert_close(Denoiser(config)(X, TIMES, asked), stretched)
+    plain, added = awake(replace(config, low_skip=False)), awake(config)
+    torch.testing.assert_close(added(X, TIMES, asked), plain(X, TIMES, asked) + stretched)
+    for wrong in ({"low": None}, {"process": ProcessConfig()}):
+        with pytest.raises(PinxitError, match="low_skip=true with low="):
+            replace(config, **wrong)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def test_all_that_is_told_counts() -> None:
+    network = awake(replace(TEXTS, classes=3))
+    labels, ids = torch.tensor([0, 1]), torch.tensor([[1, 2, 22, 23, 24]] * 2)
+    both = network(X, TIMES, Conditioning(labels=labels, ids=ids))
+    assert not torch.allclose(both, network(X, TIMES, Conditioning(labels=labels + 1, ids=ids)))
+    assert not torch.allclose(both, network(X, TIMES, Conditioning(labels=labels, ids=ids.flip(1))))

@@ -50,6 +50,8 @@ class DenoiserConfig:
     low_noise: float = 0.0
     """How noisy the small pictures may be that it learns from, from 0 to 1; above 0 it is told how noisy one is (Ho et
     al. 2022, "Cascaded Diffusion Models", section 4.2)."""
+    low_skip: bool = False
+    """Whether what it tells is added to that, stretched: nothing is to be told then of what is flat. For target x0."""
     known: bool = False
     """Whether it can be shown a part of the picture, and where that is."""
 
@@ -61,6 +63,10 @@ class DenoiserConfig:
             )
         if not 0 <= self.low_noise <= 1:
             raise PinxitError(f"low_noise={self.low_noise}: give a share from 0, of no noise, to 1, of nothing else.")
+        if self.low_skip and not (self.low and self.process.target == "x0"):
+            raise PinxitError(
+                f"low_skip=true with low={self.low} and target={self.process.target}: it needs low, and x0."
+            )
         if self.low and (self.low >= self.unet.size or self.unet.size % self.low):
             raise PinxitError(f"low={self.low} cannot become size={self.unet.size}: sizes are multiples, of 2 or more.")
         tokens = self.text.width if self.text else self.unet.time_width if self.embedding else None
@@ -179,6 +185,11 @@ class Denoiser(nn.Module):
     def drawing(self, x: Tensor, times: Tensor, guide: Guide) -> Tensor:
         """The same for what `guide` has made of the asked, which sampling does once."""
         out: Tensor = self.unet(x, times, guide)
+        if self.config.low_skip:
+            assert guide.beside is not None
+            low = guide.beside[:, -self.config.unet.inputs :].float()
+            mean, *variance = out.float().split(low.shape[1], 1)
+            out = torch.cat([mean + low, *variance], 1)
         return out
 
     def guide(self, asked: Conditioning) -> Guide:

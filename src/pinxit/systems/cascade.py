@@ -25,7 +25,7 @@ from pinxit.systems.picture import Picture
 from pinxit.systems.reranking import Painter, in_half, painted
 from pinxit.systems.system import Settings, System, check
 
-LOW_LEVEL = 0.1
+LOW_LEVEL = 0.05
 """How noisy a network that has learnt to enlarge noisy pictures is shown those drawn before: what they have of faults
 hides in as much."""
 
