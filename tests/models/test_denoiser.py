@@ -151,7 +151,7 @@ def test_what_enlarges_may_tell_the_difference_from_the_stretched_picture() -> N
     torch.testing.assert_close(added(X, TIMES, asked), plain(X, TIMES, asked) + stretched)
     for wrong in ({"low": None}, {"process": ProcessConfig()}):
         with pytest.raises(PinxitError, match="low_skip=true with low="):
-            replace(config, **wrong)  # type: ignore[arg-type]
+            replace(config, **wrong)
 
 
 @torch.no_grad()

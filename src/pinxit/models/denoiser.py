@@ -188,8 +188,7 @@ class Denoiser(nn.Module):
         if self.config.low_skip:
             assert guide.beside is not None
             low = guide.beside[:, -self.config.unet.inputs :].float()
-            mean, *variance = out.float().split(low.shape[1], 1)
-            out = torch.cat([mean + low, *variance], 1)
+            out = torch.cat([out[:, : low.shape[1]].float() + low, out[:, low.shape[1] :].float()], 1)
         return out
 
     def guide(self, asked: Conditioning) -> Guide:
