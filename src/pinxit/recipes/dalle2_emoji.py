@@ -57,7 +57,7 @@ it keeps the colours and little else. What is enlarged gets clean edges and no n
 
 def dalle2_emoji() -> Pipeline:
     """The whole of it."""
-    whole = _emoji(dalle2(), glide_emoji_base(), dalle1_emoji().stages["clip"], moves=5, colours=3)
+    whole = _emoji(dalle2(), glide_emoji_base(), dalle1_emoji().stages["clip"], moves=5, colours=3, side=256)
     prior, ar_prior = (whole.stages[name] for name in ("prior", "ar_prior"))
     assert isinstance(prior, Recipe)
     assert isinstance(ar_prior, Recipe)
@@ -70,7 +70,7 @@ def dalle2_emoji() -> Pipeline:
             "prior": replace(
                 prior,
                 model=replace(prior.model, width=128, heads=2),
-                training=replace(prior.training, steps=1_000),
+                training=replace(prior.training, steps=3_000),
             ),
             "ar_prior": replace(
                 ar_prior,
@@ -84,14 +84,17 @@ def dalle2_emoji() -> Pipeline:
 def dalle2_emoji_tiny() -> Pipeline:
     """The same from 32 pixels to 128, in two minutes."""
     return replace(
-        _emoji(dalle2_tiny(), glide_emoji_base_tiny(), dalle1_emoji_tiny().stages["clip"], moves=1, colours=1),
+        _emoji(dalle2_tiny(), glide_emoji_base_tiny(), dalle1_emoji_tiny().stages["clip"], moves=1, colours=1, side=64),
         name="dalle2-emoji-tiny",
         summary="The recipe dalle2-emoji from 32 pixels to 128, in two minutes.",
     )
 
 
-def _emoji(whole: Pipeline, base: Recipe, clip: Stage, *, moves: int, colours: int) -> Pipeline:
-    """What learns from emoji; the decoder is the base of `glide-emoji`, told embeddings and shown a part."""
+def _emoji(whole: Pipeline, base: Recipe, clip: Stage, *, moves: int, colours: int, side: int) -> Pipeline:
+    """What learns from emoji; the decoder is the base of `glide-emoji`, told embeddings and shown a part.
+
+    It draws `side` pixels where nothing else is asked for, by the first of the networks that enlarge.
+    """
     decoder = of_embeddings(
         base, base.name.replace("glide-emoji-base", "dalle2-emoji-decoder"), "unCLIP's decoder for emoji."
     )
@@ -99,7 +102,7 @@ def _emoji(whole: Pipeline, base: Recipe, clip: Stage, *, moves: int, colours: i
         decoder,
         model=replace(decoder.model, known=True),
         data=replace(decoder.data, known_dropout=0.6, crop=1.0),
-        training=replace(base.training, steps=5 * base.training.steps),
+        training=replace(base.training, steps=4 * base.training.steps),
     )
     stages = {**whole.stages, "clip": clip, "decoder": decoder}
     for name in ("prior", "ar_prior"):
@@ -112,6 +115,11 @@ def _emoji(whole: Pipeline, base: Recipe, clip: Stage, *, moves: int, colours: i
         embeddings, data=replace(embeddings.data, exclude=NO_THINGS), moves=moves, colours=colours
     )
     stages["model"] = ModelStage(
-        name="dalle2-model", kind="dalle2", parts=PARTS + ENLARGES, defaults=DEFAULTS, licence=LICENCE, card=CARD
+        name="dalle2-model",
+        kind="dalle2",
+        parts=PARTS + ENLARGES,
+        defaults={**DEFAULTS, "prior_guidance": 2.0, "upsample_steps": 4, "size": [side, side]},
+        licence=LICENCE,
+        card=CARD,
     )
     return replace(whole, stages=stages)
