@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import pinxit
 from pinxit.checkpoints import catalogue
 from pinxit.systems import picture
+from pinxit.systems.system import usual
 
 
 def test_the_door_offers_what_it_names() -> None:
@@ -24,3 +26,16 @@ def test_the_default_model_makes_pictures() -> None:
     assert all(len(one.image.getcolors(one.image.width * one.image.height) or []) > 10 for one in made)
     alone = pinxit.load(catalogue.DEFAULT, device="cpu").generate("a red apple", n=1, seed=2)[0]
     assert alone.image.tobytes() == made[1].image.tobytes()
+
+
+@pytest.mark.skipif("dalle2-emoji" not in catalogue.shipped(), reason="the model is not in this checkout")
+def test_the_shipped_model_for_pictures_of_pictures() -> None:
+    assert usual("vary") == usual("edit") == "dalle2-emoji"
+    system = pinxit.load("dalle2-emoji", "cpu")
+    (apple,) = system.generate("a red apple", 1, size=(64, 64))
+
+    red, green, blue = np.asarray(apple.image)[16:48, 16:48].reshape(-1, 3).mean(0)
+    assert red > 1.3 * max(green, blue)
+    assert len(system.vary(apple.image, 2, size=(64, 64))) == 2
+    back = system.reconstruct(apple.image, steps=25)[0]
+    assert np.abs(np.asarray(back).astype(int) - np.asarray(apple.image)).mean() < 6

@@ -112,7 +112,8 @@ def test_sampling_settings_are_known_by_name() -> None:
 
 
 def test_a_group_of_another_kind_or_none_at_all() -> None:
-    recipe = override(find("ddpm-base"), ['model.process.schedule={"mean": 1.3, "std": 1.2, "shift": 4.0}'])
+    noise = 'model.process.schedule={"mean": 1.3, "std": 1.2, "shift": 4.0}'
+    recipe = override(find("ddpm-base"), ["model.process.target=x0", noise])
     assert isinstance(recipe, Recipe)
     assert recipe.model.process.schedule == FlowConfig(1.3, 1.2, 4.0)
     vqgan = override(find("vqgan"), ["objective.adversary=none"])

@@ -153,6 +153,7 @@ def upsampled(
     if not lows:
         raise PinxitError(f"{system.name or system.kind} has no network that enlarges.")
     check(1, seed, Settings(upsample_steps=steps))
+    steps = steps or system.defaults.get("upsample_steps")
     first = min(range(len(lows)), key=lambda part: abs(math.log(min(image.size) / lows[part])))
     scales = [drawer.size // low for drawer, low in zip(cascade.larger, lows, strict=True)][first:]
     width, height = (math.prod(scales) * side for side in image.size)
