@@ -11,7 +11,7 @@ BIN := .venv/bin
 .PHONY: demo test lint clean
 
 demo: .venv/installed
-	$(BIN)/pinxit generate "a red apple" "a blue cat" "a smiling face" "a green heart" \
+	$(BIN)/pinxit generate "a red apple" "a blue cat" "grinning face" "a green heart" \
 		-n 6 --rerank 24 --seed 0 -o outputs/demo.png
 
 # One thread a worker: PyTorch's own threads would fight over the cores.

@@ -123,7 +123,7 @@ class DALLE2System(System):
             raise unknown("prior", chosen["prior"], (*self.priors, NO_PRIOR))
         for name in OF_PRIORS["diffusion"].keys() - OF_PRIORS[chosen["prior"]].keys():
             if settings.get(name) is not None:
-                raise PinxitError(f"{name} is nothing that prior={chosen['prior']} knows. Leave it out.")
+                raise PinxitError(f"prior={chosen['prior']} does not take {name}. Leave it out, or change the prior.")
             chosen.pop(name, None)  # type: ignore[misc]
         return chosen
 
@@ -251,8 +251,10 @@ class DALLE2System(System):
         **settings: Unpack[Settings],
     ) -> list[Picture]:
         """From each picture to the next in `frames`, both ends among them: z and x_T turn together (section 3.2)."""
-        if len(images) < 2 or frames < 2:
-            raise PinxitError(f"A blend takes two pictures and two frames at least, not {len(images)} and {frames}.")
+        if len(images) < 2:
+            raise PinxitError(f"A blend goes from picture to picture: give two at least, not {len(images)}.")
+        if frames < 2:
+            raise PinxitError(f"A blend has a frame at each end: give two at least, not {frames}.")
         chosen = self._certain(1, seed, settings)
         z, noise = self.take_apart(images, chosen)
         steps = torch.linspace(0, 1, frames)
