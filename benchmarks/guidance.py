@@ -144,9 +144,10 @@ def ways_of(folder: Path, given: argparse.Namespace) -> dict[str, list[dict[str,
     scales = [{given.option: scale} for scale in given.scales] if given.option in system.defaults else [{}]
     if not isinstance(system, DALLE2System):
         return {folder.name: [{**fixed, **scale} for scale in scales]}
+    priors = {**{name: name for name in system.priors}, NO_PRIOR: "no"}
     ways = {
         f"{folder.name}, {called} prior": [{**fixed, "prior": prior, **scale} for scale in scales]
-        for prior, called in {**{name: name for name in system.priors}, NO_PRIOR: "no"}.items()
+        for prior, called in priors.items()
     }
     return {**ways, f"{folder.name}, {WORDLESS}": [{**fixed, WORDLESS: True, **scale} for scale in scales]}
 

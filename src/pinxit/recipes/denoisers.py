@@ -196,8 +196,7 @@ def words_of(
         if text is None:
             raise PinxitError("This recipe learns from captions; model.text says how they are read. Give one.")
         if like and (like / "tokenizer.json").is_file():
-            tokenizer = Tokenizer.from_json((like / "tokenizer.json").read_text(encoding="utf-8"))
-            texts = Texts(tokenizer, text.length, data.captions)
+            texts = Texts(Tokenizer.load(like / "tokenizer.json"), text.length, data.captions)
         else:
             texts = Texts.learnt(data, training, text.vocabulary, text.length, None)
         previews, away = (Conditioning(ids=texts.condition(some)) for some in (prompts_of(data.prompts, held), ("",)))

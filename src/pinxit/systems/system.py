@@ -98,7 +98,7 @@ KINDS = {
 
 
 class Unsupported(PinxitError, AttributeError):  # noqa: N818
-    """Conditioning of a system what it cannot do.
+    """Asked of a system what it cannot do.
 
     An AttributeError as well, so that `hasattr(system, "classify")` tells. It does not for `generate`, `complete` and
     `edit`, which every system has; those that lack them raise this when they are called, and `KINDS` tells beforehand.
