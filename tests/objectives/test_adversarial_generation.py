@@ -45,12 +45,12 @@ def test_the_penalty_is_the_squared_gradient_and_comes_as_often_as_asked(objecti
 
 
 def test_the_penalty_flattens_the_critic() -> None:
-    class Slope(nn.Module):
+    class Slope(Critic):
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__(LABELS)
             self.steep = nn.Parameter(torch.tensor(2.0))
 
-        def forward(self, pixels: Tensor, asked: Tensor | None) -> Tensor:  # noqa: ARG002
+        def forward(self, pixels: Tensor, asked: Tensor | None = None) -> Tensor:  # noqa: ARG002
             return self.steep * pixels.mean((1, 2, 3))
 
     slope = Slope()
@@ -60,15 +60,19 @@ def test_the_penalty_flattens_the_critic() -> None:
 
 
 def test_no_pair_counts_as_mismatched_that_matches() -> None:
-    class Says(nn.Module):
-        def forward(self, pixels: Tensor, asked: Tensor) -> Tensor:  # noqa: ARG002
+    class Says(Critic):
+        def see(self, pixels: Tensor) -> Tensor:
+            return pixels
+
+        def judge(self, features: Tensor, asked: Tensor | None = None) -> Tensor:  # noqa: ARG002
+            assert asked is not None
             return 10.0 * asked
 
     class Nothing(nn.Module):
         def forward(self, noise: Tensor, asked: Tensor) -> Tensor:  # noqa: ARG002
             return torch.zeros(len(asked), 3, 4, 4)
 
-    objective = AdversarialGeneration(Nothing(), Says(), 8, "labels", GANObjectiveConfig(r1=0.0))
+    objective = AdversarialGeneration(Nothing(), Says(LABELS), 8, "labels", GANObjectiveConfig(r1=0.0))
 
     def loss(*labels: int) -> float:
         given = {"pixels": torch.zeros(len(labels), 3, 4, 4), "labels": torch.tensor(labels)}

@@ -216,8 +216,13 @@ def test_from_the_command_line(folder: Path, tmp_path: Path) -> None:
         assert told.exit_code == 0, told.output
         return [Path(line) for line in told.stdout.splitlines()]
 
-    assert [open_image(path).size for path in run("vary", one, "-n", "2", "-o", out)] == [(128, 128)] * 2 + [(258, 128)]
-    assert open_image(run("blend", one, two, one, "--frames", "3", "-o", tmp_path / "blend.png")[0]).size == (388, 258)
+    varied = run("vary", one, "-n", "2", "-o", out)
+    assert [open_image(path).size for path in varied] == [(128, 128)] * 2 + [(258, 128)]
+    assert varied[0].name == "0001-one-seed0.png"
+    assert read_settings(varied[0])["settings"]["source"] == "one.png"
+    (blended,) = run("blend", one, two, one, "--frames", "3", "-o", tmp_path / "blend.png")
+    assert open_image(blended).size == (388, 258)
+    assert read_settings(blended)["settings"]["source"] == ["one.png", "two.png", "one.png"]
     run("blend", one, two, "--frames", "2", "--grid", "-o", out, "--gif", tmp_path / "new" / "blend.gif")
     with Image.open(tmp_path / "new" / "blend.gif") as moving:
         assert moving.size == (128, 128)

@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import click
 
 from pinxit.atomic import write_atomically
 from pinxit.cli.outputs import animation, device_option, free_path, is_picture, quick_options, read_out
-from pinxit.cli.settings import setting_options
+from pinxit.cli.settings import OF_NOISE, OF_TEXTS, Option, all_of
 from pinxit.progress import Progress, shown
 
 if TYPE_CHECKING:
@@ -38,27 +39,27 @@ def read_gif(ctx: click.Context, option: click.Parameter, value: Path | None) ->
     return value
 
 
-Option = Callable[[Callable[..., None]], Callable[..., None]]
-
 COUNTED: list[Option] = [
     click.option("-n", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Pictures per prompt."),
     click.option("--rerank", type=click.IntRange(1), metavar="N", help="Make N and keep the best by CLIP."),
 ]
 """Of what draws as many as are asked for."""
 
+SIZE: Option = click.option(
+    "--size", callback=read_size, metavar="WxH", help="In pixels, where the model has a choice."
+)
 
 GRID: Option = click.option("--grid", "grid_only", is_flag=True, help="Write the grid only, no single pictures.")
 
 
 def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of what draws several pictures after a text; a setting that is not given stays None."""
-    return _with(COUNTED, drawing_options(command))
+    return all_of(COUNTED, single_options(all_of([*OF_NOISE, *OF_TEXTS, SIZE, GRID], command)))
 
 
-def drawing_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of everything that draws pictures."""
-    size = click.option("--size", callback=read_size, metavar="WxH", help="In pixels, where the model has a choice.")
-    return single_options(_with([setting_options, size, GRID], command))
+def picture_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of what draws pictures of the embeddings of others."""
+    return single_options(all_of([*OF_NOISE, SIZE, GRID], command))
 
 
 def single_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -80,13 +81,7 @@ def single_options(command: Callable[..., None]) -> Callable[..., None]:
             help="A folder, or a name that ends in .png: one picture, or the grid of several.",
         ),
     ]
-    return _with(options, command)
-
-
-def _with(options: Sequence[Option], command: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return all_of(options, command)
 
 
 @click.command(short_help="Make pictures from text.")
@@ -139,7 +134,7 @@ def complete(
     seed = _seed(asked)
     with _shown(prompt) as progress:
         made = system.complete(picture, prompt, keep_rows=keep_rows, seed=seed, progress=progress, **asked)
-    _write(out, made, grid_only)
+    _write(out, made, grid_only, source=image.name)
 
 
 @click.command(short_help="Paint part of a picture anew.")
@@ -170,7 +165,7 @@ def edit(
     seed = _seed(asked)
     with _shown(prompt) as progress:
         made = system.edit(picture, where, prompt, seed=seed, progress=progress, **asked)
-    _write(out, made, grid_only)
+    _write(out, made, grid_only, source=image.name, mask=mask.name)
 
 
 @click.command(short_help="Make pictures from a picture's edges, low resolution or half.")
@@ -191,7 +186,7 @@ def translate(
     seed = _seed(asked)
     with _shown(image.name) as progress:
         made = system.translate(picture, as_it_is=as_it_is, seed=seed, progress=progress, **asked)
-    _write(out, made, grid_only)
+    _write(out, made, grid_only, source=image.name)
 
 
 @click.command(short_help="Make variations of a picture.")
@@ -205,7 +200,7 @@ def translate(
     metavar="E",
     help="0 gives IMAGE back, as near as the model can; 1 varies it most.",
 )
-@drawing_options
+@picture_options
 def vary(
     image: Path,
     n: int,
@@ -227,7 +222,7 @@ def vary(
     seed = _seed(asked)
     with _shown(image.name) as progress:
         made = system.vary(picture, n, eta=eta, seed=seed, progress=progress, **asked)
-    _write(out, made, grid_only)
+    _write(out, made, grid_only, source=image.name)
 
 
 @click.command(short_help="Go from one picture to the next.")
@@ -242,7 +237,7 @@ def vary(
     metavar="PATH",
     help="An animation as well.",
 )
-@drawing_options
+@picture_options
 def blend(
     images: tuple[Path, ...],
     frames: int,
@@ -264,7 +259,7 @@ def blend(
     seed = _seed(asked)
     with _shown(" ".join(image.name for image in images)) as progress:
         made = system.blend(pictures, frames, seed=seed, progress=progress, **asked)
-    _write(out, made, grid_only, frames)
+    _write(out, made, grid_only, frames, source=[image.name for image in images])
     if gif is not None:
         write_atomically(gif, animation([picture.image for picture in made]))
         click.echo(gif)
@@ -283,7 +278,7 @@ def blend(
     metavar="S",
     help="How far the last one turns; the paper has 0.25 to 0.5.",
 )
-@drawing_options
+@picture_options
 def restyle(
     image: Path,
     from_text: str,
@@ -309,7 +304,7 @@ def restyle(
         made = system.restyle(
             picture, from_text, to_text, frames, strength=strength, seed=seed, progress=progress, **asked
         )
-    _write(out, made, grid_only, frames)
+    _write(out, made, grid_only, frames, source=image.name)
 
 
 @click.command(short_help="Enlarge a picture.")
@@ -330,7 +325,7 @@ def upsample(image: Path, prompt: str, model: str | None, device: str | None, ou
     seed = _seed(asked)
     with _shown(image.name) as progress:
         made = system.upsample(picture, prompt, seed=seed, progress=progress, **asked)
-    _write(out, [made], False)
+    _write(out, [made], False, source=image.name)
 
 
 def _seed(asked: dict[str, Any]) -> int:
@@ -360,9 +355,12 @@ def _tell_scores(pictures: Sequence[Picture]) -> None:
         click.echo(f"scores {' '.join(scores)}", err=True)
 
 
-def _write(out: Path, pictures: Sequence[Picture], grid_only: bool, columns: int | None = None) -> None:
-    """Tells the scores of one prompt's pictures and writes them where `--out` says."""
+def _write(
+    out: Path, pictures: Sequence[Picture], grid_only: bool, columns: int | None = None, **files: str | list[str]
+) -> None:
+    """Tells the scores of pictures and writes them, with the names of the `files` they were made of, to `--out`."""
     _tell_scores(pictures)
+    pictures = [replace(picture, settings={**picture.settings, **files}) for picture in pictures]
     if is_picture(out):
         rows = columns or len(pictures)
         _write_as(out, [pictures[i : i + rows] for i in range(0, len(pictures), rows)], columns)
@@ -375,10 +373,16 @@ def _write_into(folder: Path, pictures: Sequence[Picture], grid_only: bool, colu
     from pinxit.systems.system import grid
 
     for picture in [] if grid_only else pictures:
-        click.echo(picture.save(free_path(folder, picture.prompt, f"seed{picture.seed}")))
+        click.echo(picture.save(free_path(folder, _told(picture), f"seed{picture.seed}")))
     if grid_only or len(pictures) > 1:
         whole = grid(pictures, columns)
-        click.echo(whole.save(free_path(folder, pictures[0].prompt, f"seed{whole.seed}-grid")))
+        click.echo(whole.save(free_path(folder, _told(pictures[0]), f"seed{whole.seed}-grid")))
+
+
+def _told(picture: Picture) -> str:
+    """What a picture is named after: its prompt, or what it was made of."""
+    source = picture.settings.get("source") or ""
+    return picture.prompt or " ".join(Path(name).stem for name in ([source] if isinstance(source, str) else source))
 
 
 def _write_as(path: Path, sets: Sequence[Sequence[Picture]], columns: int | None = None) -> None:

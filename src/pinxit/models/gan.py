@@ -163,11 +163,18 @@ class Critic(nn.Module):
 
     def forward(self, pixels: Tensor, asked: Tensor | None = None) -> Tensor:
         """Pixels b 3 h w in [-1, 1] and what was asked -> logits b."""
+        return self.judge(self.see(pixels), asked)
+
+    def see(self, pixels: Tensor) -> Tensor:
+        """Pixels b 3 h w -> features b d, which may be judged for several texts or classes."""
         x = self.stem(F.pixel_unshuffle(pixels, self.config.patch))
         for down in self.down:
             x = down(x)
         x = F.leaky_relu(self.last(torch.cat([x, _variety(x)], 1)), 0.2)
-        features = F.leaky_relu(self.features(x.flatten(1)), 0.2)
+        return F.leaky_relu(self.features(x.flatten(1)), 0.2)
+
+    def judge(self, features: Tensor, asked: Tensor | None = None) -> Tensor:
+        """Features b d and what was asked -> logits b."""
         logits: Tensor = self.out(features)[:, 0]
         words = self.words(asked)
         return logits if words is None else logits + (features * words).sum(1) / self.config.condition_width**0.5

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pinxit.errors import PinxitError
+from pinxit.models.gan import Critic
 from pinxit.objectives.objective import Batch, Numbers, Objective
 
 
@@ -41,16 +42,13 @@ class AdversarialGeneration(Objective):
     def __init__(
         self,
         generator: nn.Module,
-        critic: nn.Module,
+        critic: Critic,
         latent: int,
         asked: str | None,
         config: GANObjectiveConfig,
         paint: Callable[[], Image.Image | None] | None = None,
     ) -> None:
-        """`generator` maps noise b `latent` and what is asked to pixels, `critic` those to logits b.
-
-        `asked` is what the batch calls that which is asked for.
-        """
+        """`generator` maps noise b `latent` and what is asked to pixels; `asked` is what the batch calls the latter."""
         super().__init__()
         self.generator, self.critic = generator, critic
         self.latent, self.asked, self.config, self.paint = latent, asked, config, paint
@@ -81,13 +79,14 @@ class AdversarialGeneration(Objective):
 
     def _judge(self, pixels: Tensor, made: Tensor, asked: Tensor | None, step: int) -> tuple[Tensor, Numbers]:
         """Real pictures above 1; made ones, and those asked for something else, below -1."""
-        real, fake = self.critic(pixels, asked).float(), self.critic(made, asked).float()
+        seen = self.critic.see(pixels)
+        real, fake = self.critic.judge(seen, asked).float(), self.critic(made, asked).float()
         wrong = F.relu(1 + fake).mean()
         numbers: dict[str, Tensor | float] = {"real": real.detach().mean(), "made": fake.detach().mean()}
         if asked is not None:
             rolled = asked.roll(1, 0)
             differs = (asked != rolled).view(len(asked), -1).any(1)
-            other = self.critic(pixels, rolled).float()
+            other = self.critic.judge(seen, rolled).float()
             mismatched = (F.relu(1 + other) * differs).sum() / differs.sum().clamp_min(1)
             wrong = torch.where(differs.any(), (wrong + mismatched) / 2, wrong)
             numbers["mismatched"] = other.detach().mean()
