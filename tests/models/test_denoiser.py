@@ -18,7 +18,7 @@ from pinxit.models.unet import UNet, UNetConfig
 SMALL = UNetConfig(32, 32, (1, 2), 1, (8,), patch=2)
 CLASSES = DenoiserConfig(SMALL, ProcessConfig(), classes=3)
 TEXT = TextEncoderConfig(vocabulary=20, length=5, width=32, depth=1, heads=2)
-TEXTS = DenoiserConfig(replace(SMALL, tokens=32), ProcessConfig(), text=TEXT)
+TEXTS = DenoiserConfig(SMALL, ProcessConfig(), text=TEXT)
 X, TIMES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([10.0, 500.0])
 
 
@@ -135,9 +135,12 @@ def test_impossible_shapes(change: dict[str, Any], message: str) -> None:
 
 def test_what_follows_from_the_rest_need_not_be_given() -> None:
     config = replace(CLASSES, low=16, known=True, text=TEXT, process=ProcessConfig(learned_variance=True))
-    assert (config.unet.beside, config.unet.tokens, config.unet.outputs) == (7, TEXT.width, 6)
-    with pytest.raises(PinxitError, match=r"unet\.beside=7 does not go with the rest: give 4"):
-        replace(config, low=None)
+    whole = config.whole_unet
+    assert (whole.beside, whole.tokens, whole.outputs) == (7, TEXT.width, 6)
+    assert replace(config, unet=whole) == config
+    assert replace(config, low=None).whole_unet.beside == 4
+    with pytest.raises(PinxitError, match=r"unet\.beside=7 does not go with the rest: leave it out"):
+        replace(config, low=None, unet=whole)
 
 
 @torch.no_grad()

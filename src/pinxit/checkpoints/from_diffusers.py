@@ -243,7 +243,7 @@ def decoder(
     projections: Mapping[str, Tensor],
 ) -> tuple[DenoiserConfig, dict[str, Tensor]]:
     """A UNet2DConditionModel and the UnCLIPTextProjModel before it."""
-    unet = _unet(described, outputs=6, tokens=int(described["cross_attention_dim"]))
+    unet = _unet(described, int(described["cross_attention_dim"]))
     reads = projections["encoder_hidden_states_proj.weight"].shape[1]
     process = ProcessConfig(DiscreteConfig("cosine"), learned_variance=True)
     config = DenoiserConfig(unet, process, embedding=reads, unit=False, reads=reads)
@@ -265,13 +265,13 @@ def upsampler(
     """A UNet2DModel that enlarges pictures of `low` pixels: unCLIP's super-resolution."""
     if described.get("add_attention", True):
         raise PinxitError("A UNet2DModel with attention is not read here: unCLIP's has add_attention=false.")
-    unet = _unet(described, outputs=3, tokens=None)
+    unet = _unet(described)
     process = ProcessConfig(DiscreteConfig("cosine"))
     config = DenoiserConfig(unet, process, low=low, low_filter="bicubic")
     return config, _denoiser(config, state)
 
 
-def _unet(described: Mapping[str, Any], *, outputs: int, tokens: int | None) -> UNetConfig:
+def _unet(described: Mapping[str, Any], tokens: int | None = None) -> UNetConfig:
     """The shape of theirs, as far as unCLIP has it; anything else is refused."""
     down, widths = described["down_block_types"], described["block_out_channels"]
     if odd := {*down, *described["up_block_types"]} - KINDS.keys():
@@ -279,7 +279,7 @@ def _unet(described: Mapping[str, Any], *, outputs: int, tokens: int | None) -> 
     for name, value in ALIKE.items():
         if described.get(name, value) != value:
             raise PinxitError(f"A U-Net with {name}={described[name]} is not read here; unCLIP's has {value}.")
-    if described["out_channels"] != outputs:
+    if described["out_channels"] != (outputs := 3 if tokens is None else 6):
         raise PinxitError(f"A U-Net that tells {described['out_channels']} channels is none of unCLIP's: {outputs}.")
     size = int(described["sample_size"])
     head = described.get("attention_head_dim") or 8
@@ -298,7 +298,6 @@ def _unet(described: Mapping[str, Any], *, outputs: int, tokens: int | None) -> 
         attention=tuple(size // 2**level for level in attends),
         middle=tokens is not None,
         heads=None if plain else heads.pop(),
-        outputs=outputs,
         tokens=tokens,
         scale_shift=described.get("resnet_time_scale_shift", "default") == "scale_shift",
         groups=int(described.get("norm_num_groups") or 32),

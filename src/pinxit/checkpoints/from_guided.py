@@ -196,7 +196,6 @@ def configured(state: Mapping[str, Tensor], flags: Mapping[str, Any]) -> Denoise
     head_width = int(told["num_head_channels"])
     if head_width not in (-1, 64):
         raise PinxitError(f"num_head_channels={head_width}: read are 64, and -1 with num_heads.")
-    learned = bool(told["learn_sigma"])
     return DenoiserConfig(
         UNetConfig(
             size,
@@ -205,9 +204,7 @@ def configured(state: Mapping[str, Tensor], flags: Mapping[str, Any]) -> Denoise
             int(told["num_res_blocks"]),
             tuple(int(side) for side in str(told["attention_resolutions"]).split(",")),
             heads=int(told["num_heads"]) if head_width == -1 else None,
-            outputs=6 if learned else 3,
             beside=beside,
-            tokens=text.width if text else None,
             scale_shift=bool(told["use_scale_shift_norm"]),
             resample="block" if told["resblock_updown"] else "conv",
             dropout=float(told["dropout"]),
@@ -215,7 +212,7 @@ def configured(state: Mapping[str, Tensor], flags: Mapping[str, Any]) -> Denoise
         ProcessConfig(
             DiscreteConfig(BETAS[told["noise_schedule"]], steps),
             target="x0" if told["predict_xstart"] else "eps",
-            learned_variance=learned,
+            learned_variance=bool(told["learn_sigma"]),
         ),
         classes=len(state["label_emb.weight"]) if "label_emb.weight" in state else None,
         text=text,

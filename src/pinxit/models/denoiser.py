@@ -25,11 +25,15 @@ EMBEDDING_TOKENS = 4
 """Tokens that an embedding becomes, beside those of the text."""
 
 
+PLAIN: dict[str, Any] = {"beside": 0, "tokens": None, "outputs": 3}
+"""What a `UNetConfig` says where nothing is said."""
+
+
 @dataclass(frozen=True)
 class DenoiserConfig:
-    """The U-Net, the process it knows, and what it can be asked for.
+    """The shape of the U-Net, the process it knows, and what it can be asked for.
 
-    What follows from the rest, `unet.beside`, `unet.tokens` and `unet.outputs`, need not be given.
+    What follows from that, `unet.beside`, `unet.tokens` and `unet.outputs`, is left out: `whole_unet` has it.
     """
 
     unet: UNetConfig
@@ -69,17 +73,25 @@ class DenoiserConfig:
             )
         if self.low and (self.low >= self.unet.size or self.unet.size % self.low):
             raise PinxitError(f"low={self.low} cannot become size={self.unet.size}: sizes are multiples, of 2 or more.")
+        for name, value in self._derived.items():
+            if getattr(self.unet, name) not in (PLAIN[name], value):
+                raise PinxitError(f"unet.{name}={getattr(self.unet, name)} does not go with the rest: leave it out.")
+        object.__setattr__(self, "unet", replace(self.unet, **{name: PLAIN[name] for name in self._derived}))
+
+    @property
+    def whole_unet(self) -> UNetConfig:
+        """The U-Net's shape, with what follows from the rest."""
+        return replace(self.unet, **self._derived)
+
+    @property
+    def _derived(self) -> dict[str, Any]:
+        """Karlo's tokens, which are as wide as nothing else is, follow from nothing."""
         tokens = self.text.width if self.text else self.unet.time_width if self.embedding else None
-        wanted: dict[str, Any] = {
+        return {
             "beside": 3 * bool(self.low) + 4 * self.known,
-            "tokens": (self.unet.tokens or tokens) if self.reads else tokens,
             "outputs": self.unet.inputs * (1 + self.process.learned_variance),
+            **({"tokens": tokens} if not (self.reads and self.unet.tokens) else {}),
         }
-        plain = {"beside": 0, "tokens": None, "outputs": 3}
-        for name, value in wanted.items():
-            if getattr(self.unet, name) not in (plain[name], value):
-                raise PinxitError(f"unet.{name}={getattr(self.unet, name)} does not go with the rest: give {value}.")
-        object.__setattr__(self, "unet", replace(self.unet, **wanted))
 
     @property
     def local(self) -> bool:
@@ -160,22 +172,22 @@ class Denoiser(nn.Module):
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.config = config
-        told = config.unet.time_width
-        self.unet = UNet(config.unet)
+        unet = config.whole_unet
+        told, base = unet.time_width, unet.channels
+        self.unet = UNet(unet)
         self.labels = nn.Embedding(config.classes, told) if config.classes else None
         if config.low_noise:
-            base = config.unet.channels
             self.low_level = nn.Sequential(Linear(base, told), nn.SiLU(), Linear(told, told))
         if config.text:
             self.text = TextEncoder(config.text)
             self.text_to_time = Linear(config.text.width, told)
         if config.embedding:
-            assert config.unet.tokens
+            assert unet.tokens
             self.embedding_to_time = Linear(config.embedding, told)
-            self.embedding_to_tokens = Linear(config.embedding, EMBEDDING_TOKENS * config.unet.tokens)
+            self.embedding_to_tokens = Linear(config.embedding, EMBEDDING_TOKENS * unet.tokens)
             self.register_buffer("no_embedding", torch.zeros(config.embedding))
             if config.reads:
-                self.read = nn.Sequential(Linear(config.reads, config.unet.tokens), nn.LayerNorm(config.unet.tokens))
+                self.read = nn.Sequential(Linear(config.reads, unet.tokens), nn.LayerNorm(unet.tokens))
                 self.read_to_time = Linear(config.embedding, told)
 
     def forward(self, x: Tensor, times: Tensor, asked: Conditioning) -> Tensor:
@@ -260,8 +272,6 @@ def _adm(
             blocks,
             attention,
             heads=heads,
-            outputs=6,
-            beside=3 * bool(low),
             dropout=dropout,
         ),
         ProcessConfig(DiscreteConfig(betas), learned_variance=True),
@@ -279,9 +289,6 @@ def _glide(size: int, multipliers: tuple[float, ...], blocks: int, *, low: int |
             multipliers,
             blocks,
             (32, 16, 8),
-            outputs=6,
-            beside=3 * bool(low) + 4 * known,
-            tokens=text.width,
         ),
         ProcessConfig(DiscreteConfig("linear" if low else "cosine"), learned_variance=True),
         text=text,
@@ -306,33 +313,33 @@ SIZES = {
     "glide-upsample-inpaint": _glide(256, (1, 1, 2, 2, 4, 4), 2, low=64, known=True),
     # Published: Karlo's, which enlarges by two networks of one shape.
     "karlo-decoder": DenoiserConfig(
-        UNetConfig(64, 320, (1, 2, 3, 4), 3, (32, 16, 8), outputs=6, tokens=1_536),
+        UNetConfig(64, 320, (1, 2, 3, 4), 3, (32, 16, 8), tokens=1_536),
         ProcessConfig(DiscreteConfig("cosine"), learned_variance=True),
         embedding=768,
         unit=False,
         reads=768,
     ),
     "karlo-upsample": DenoiserConfig(
-        UNetConfig(256, 320, (1, 2, 3, 4), 3, (), middle=False, beside=3, scale_shift=False),
+        UNetConfig(256, 320, (1, 2, 3, 4), 3, (), middle=False, scale_shift=False),
         ProcessConfig(DiscreteConfig("cosine")),
         low=64,
         low_filter="bicubic",
     ),
     # Table 3 of unCLIP's paper: the decoder of 3.5B parameters, and what enlarges, of 700M and 300M.
     "dalle2-decoder": DenoiserConfig(
-        UNetConfig(64, 512, (1, 2, 3, 4), 3, (32, 16, 8), outputs=6, tokens=2_048, dropout=0.1),
+        UNetConfig(64, 512, (1, 2, 3, 4), 3, (32, 16, 8), dropout=0.1),
         ProcessConfig(DiscreteConfig("cosine"), learned_variance=True),
         text=TextEncoderConfig(vocabulary=50_257, length=256, width=2_048, depth=24, heads=32),
         embedding=1_024,
     ),
     "dalle2-upsample": DenoiserConfig(
-        UNetConfig(256, 320, (1, 2, 3, 4), 3, (), middle=False, beside=3, dropout=0.1),
+        UNetConfig(256, 320, (1, 2, 3, 4), 3, (), middle=False, dropout=0.1),
         ProcessConfig(DiscreteConfig("cosine")),
         low=64,
         low_noise=0.5,
     ),
     "dalle2-upsample-1024": DenoiserConfig(
-        UNetConfig(1_024, 192, (1, 1, 2, 2, 4, 4), 2, (), middle=False, beside=3),
+        UNetConfig(1_024, 192, (1, 1, 2, 2, 4, 4), 2, (), middle=False),
         ProcessConfig(DiscreteConfig("linear")),
         low=256,
         low_noise=0.5,

@@ -30,7 +30,7 @@ from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import UNMEASURED, Context, Recipe, Run, held_batches, hold_back
 from pinxit.training.loop import TrainingConfig
 
-BASE = replace(glide.BASE, text=None, classes=2, unet=replace(glide.BASE.unet, tokens=None))
+BASE = replace(glide.BASE, text=None, classes=2)
 """GLIDE's base, told a class."""
 
 

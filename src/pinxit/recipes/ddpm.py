@@ -35,7 +35,7 @@ UNET = UNetConfig(
 DDPM = DenoiserConfig(UNET, ProcessConfig(DiscreteConfig("linear")))
 
 IMPROVED = DenoiserConfig(
-    replace(UNET, scale_shift=True, outputs=6), ProcessConfig(DiscreteConfig("cosine"), learned_variance=True)
+    replace(UNET, scale_shift=True), ProcessConfig(DiscreteConfig("cosine"), learned_variance=True)
 )
 
 

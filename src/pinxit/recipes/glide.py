@@ -79,7 +79,7 @@ def glide_base_tiny() -> Recipe:
     """The same at 32 pixels, in seconds."""
     recipe = glide_base()
     text = replace(TEXT, vocabulary=640, length=16, width=64, depth=1, heads=1)
-    unet = replace(BASE.unet, size=32, channels=32, multipliers=(1, 2), attention=(8, 4), tokens=64)
+    unet = replace(BASE.unet, size=32, channels=32, multipliers=(1, 2), attention=(8, 4))
     return replace(
         recipe,
         name="glide-base-tiny",

@@ -21,7 +21,7 @@ def glide_emoji_base() -> Recipe:
     text = replace(TEXT, vocabulary=1_024, length=20, width=128, depth=3, heads=2)
     return replace(
         base,
-        model=replace(BASE, text=text, unet=replace(BASE.unet, tokens=text.width)),
+        model=replace(BASE, text=text),
         training=replace(base.training, steps=4_000, batch_size=32),
     )
 
