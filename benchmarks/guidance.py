@@ -7,7 +7,8 @@
 Prompts are captions (of a model for classes: classes) that at least two scenes of the source have. A model draws
 twice for each, and is held against the two scenes. Following is as `pinxit evaluate` has it. The distance of features
 is Fréchet's, by CLIP, over all pictures. Variety is one minus the cosine of the features of the two pictures of a
-prompt, as a share of that of its two scenes. A model without the option is one point; DALL·E 2 is drawn by each of its
+prompt, as a share of that of its two scenes. Exchanged are pictures that show two things with each other's colours, or
+each at the other's place. A model without the option is one point; DALL·E 2 is drawn by each of its
 priors and by none, and by its first without the text for the decoder. Repeating goes on where it stopped. Writes
 results.json, plot.png and samples.png into OUT.
 """
@@ -20,6 +21,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -36,7 +38,7 @@ from pinxit.checkpoints import catalogue
 from pinxit.checkpoints.files import fingerprint
 from pinxit.data.pairs import open_pairs
 from pinxit.data.sample import Pairs
-from pinxit.data.scene_world import Ask, Thing
+from pinxit.data.scene_world import OPPOSITE, Ask, Thing
 from pinxit.errors import PinxitError
 from pinxit.evaluation.best_of import APART, AT_ONCE, Painter
 from pinxit.evaluation.distances import frechet
@@ -77,6 +79,22 @@ def prompts_of(pairs: Pairs, count: int, *, classes: bool) -> list[Prompt]:
     ]
 
 
+def exchanged(pictures: list[Image.Image], asks: list[Ask]) -> dict[str, float]:
+    """The shares of pictures that show two things with each other's colours, or in the opposite relation."""
+    mixed: list[tuple[Image.Image, Ask]] = []
+    for picture, ask in zip(pictures, asks, strict=True):
+        if ask.relation:
+            mixed.append((picture, replace(ask, relation=OPPOSITE[ask.relation])))
+        elif ask.category == "color_attr":
+            one, two = ask.things
+            things = (replace(one, colour=two.colour), replace(two, colour=one.colour))
+            mixed.append((picture, replace(ask, things=things)))
+    if not mixed:
+        return {}
+    judged = following(*zip(*mixed, strict=True))
+    return {name: judged.share(name) for name in judged.judged}
+
+
 def variety(features: Tensor) -> float:
     """Mean distance of neighbouring rows, 2p d: 0 where both are alike."""
     return float(1 - (features[::2] * features[1::2]).sum(1).mean())
@@ -106,6 +124,7 @@ def measure(folder: Path, settings: dict[str, Any], given: argparse.Namespace) -
         "pictures_per_second": len(pictures) / seconds,
         "following": judged.overall,
         "categories": {name: judged.share(name) for name in judged.judged},
+        "exchanged": exchanged(pictures, asks),
         "distance": frechet(drawn, shown),
         "distance_of_real_halves": frechet(shown[::2], shown[1::2]),
         "variety": variety(drawn) / variety(shown),
@@ -244,6 +263,17 @@ def main() -> None:
                 f"| {name} | {scale} | {row['following']:.1%} | {row['distance']:.3f} | {row['variety']:.0%} | "
                 f"{row['pictures_per_second']:.1f} |"
             )
+    best = {name: max(rows, key=lambda row: row["following"]) for name, rows in results.items()}
+    categories = next(iter(best.values()))["categories"]
+    mixed = next(iter(best.values()))["exchanged"]
+    print()
+    print(f"| model | {given.option} | {' | '.join([*categories, *(f'{name} exchanged' for name in mixed)])} |")
+    print("|---" * (2 + len(categories) + len(mixed)) + "|")
+    for name, row in best.items():
+        shares = [*row["categories"].values(), *row["exchanged"].values()]
+        print(
+            f"| {name} | {row['resolved'].get(given.option, '')} | {' | '.join(f'{share:.0%}' for share in shares)} |"
+        )
     halves = next(iter(results.values()))[0]["distance_of_real_halves"]
     print(f"The two halves of the real scenes lie {halves:.3f} apart.")
 

@@ -7,7 +7,8 @@
 Every line of edits.jsonl names a picture, beside it, the box to paint anew in shares of its width and height, and what
 with: {"image": "cat.png", "box": [0, 0, 1, 0.3], "prompt": "a top hat"}.
 
-A model that reads no texts draws whatever it likes, and completes what it is shown after nothing.
+A model that reads no texts draws the class that is named, or whatever it likes, and completes what it is shown after
+nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pinxit.data.images import fit, opaque, open_image
 from pinxit.data.pairs import open_pairs
 from pinxit.data.sample import Sample
 from pinxit.errors import PinxitError
+from pinxit.systems.conditions import LabelCondition
 
 
 def drawn(systems: dict[str, Any], prompts: list[str], given: argparse.Namespace) -> dict[str, list[Image.Image]]:
@@ -81,8 +83,11 @@ def edited(
 
 
 def read(system: Any, text: str) -> str:
-    """What a model is asked for: nothing, where it reads no texts."""
-    return text if system.reads_texts else ""
+    """What a model is asked for: the text; the class that it names; nothing, where the model knows neither."""
+    if system.reads_texts:
+        return text
+    classes = system.condition.labels if isinstance(system.condition, LabelCondition) else ()
+    return max((name for name in classes if name in text), key=len, default="")
 
 
 def asked(system: Any, given: argparse.Namespace) -> dict[str, Any]:

@@ -86,10 +86,15 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
         """b c h w -> b c' 2h 2w."""
-        path = F.interpolate(_told(self.norm1(x), self.told1(told)), scale_factor=2.0)
+        path = _enlarged(_told(self.norm1(x), self.told1(told)))
         path = self.conv2(_told(self.norm2(self.conv1(path)), self.told2(told)))
-        out: Tensor = path + F.interpolate(self.skip(x), scale_factor=2.0)
+        out: Tensor = path + _enlarged(self.skip(x))
         return out
+
+
+def _enlarged(x: Tensor) -> Tensor:
+    """Smoothly: squares of one value become a texture that no later layer gets rid of (Karras et al. 2019)."""
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear")
 
 
 def _told(x: Tensor, told: Tensor) -> Tensor:
