@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pinxit.errors import PinxitError
 from pinxit.models.text_encoder import TextEncoder, TextEncoderConfig
-from pinxit.nn.convolution import folded_channels, unfolding
+from pinxit.nn.convolution import REFINED
 from pinxit.nn.group_norm import GroupNorm
 from pinxit.nn.linear import Linear
 
@@ -37,7 +37,7 @@ class GANConfig:
     latent: int = 128
     """Width of the noise."""
     patch: int = 1
-    """Side of the squares of pixels that are folded into channels."""
+    """How many times smaller than the pictures the largest feature maps are."""
     classes: int | None = None
     text: TextEncoderConfig | None = None
 
@@ -93,7 +93,7 @@ class Up(nn.Module):
 
 
 def _enlarged(x: Tensor) -> Tensor:
-    """Smoothly: squares of one value become a texture that no later layer gets rid of (Karras et al. 2019)."""
+    """Smoothly (Karras et al. 2019): no critic rids a generator soon of a texture that its layers bring along."""
     return F.interpolate(x, scale_factor=2.0, mode="bilinear")
 
 
@@ -116,8 +116,10 @@ class Generator(nn.Module):
         self.out = nn.Sequential(
             GroupNorm(GROUPS, config.widths[-1]),
             nn.SiLU(),
-            nn.Conv2d(config.widths[-1], folded_channels(3, config.patch), 3, padding=1),
-            *unfolding(3, config.patch, nn.SiLU()),
+            nn.Conv2d(config.widths[-1], REFINED, 3, padding=1),
+            nn.SiLU(),
+            nn.Upsample(scale_factor=config.patch, mode="bilinear"),
+            nn.Conv2d(REFINED, 3, 3, padding=1),
             nn.Tanh(),
         )
 

@@ -119,7 +119,7 @@ def _emoji(whole: Pipeline, base: Recipe, clip: Stage, *, moves: int, colours: i
         name="dalle2-model",
         kind="dalle2",
         parts=PARTS + ENLARGES,
-        defaults={**DEFAULTS, "guidance": 2.0, "prior_guidance": 3.0, "upsample_steps": 4, "size": [side, side]},
+        defaults={**DEFAULTS, "prior_guidance": 3.0, "upsample_steps": 4, "size": [side, side]},
         licence=LICENCE,
         card=CARD,
     )
