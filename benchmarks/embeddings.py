@@ -1,6 +1,7 @@
-"""What the embeddings find that DALL·E 2's priors draw for texts: pictures of the same name, among all of a source.
+r"""What the embeddings find that DALL·E 2's priors draw for texts: pictures of the same name, among all of a source.
 
-    python benchmarks/embeddings.py dalle2-emoji --data EMOJI --exclude "group=people & body" --exclude group=flags
+    python benchmarks/embeddings.py dalle2-emoji --data EMOJI --exclude "group=people & body" --exclude group=flags \
+        --exclude style=openmoji
     python benchmarks/embeddings.py runs/dalle2-scenes --data scenes:5000:held-in --n 192
 
 A text counts as found where the picture whose embedding lies nearest to the drawn one has it as its name; `within five`
@@ -16,6 +17,7 @@ from collections import defaultdict
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -49,7 +51,7 @@ def seen(clip: CLIPSystem, pairs: Pairs, kind: str) -> tuple[list[str], Tensor]:
 
 def found(drawn: Tensor, texts: list[str], names: list[str], rows: Tensor) -> tuple[float, float, float]:
     """The shares of texts that the nearest picture has, and one of five; the mean cosine to the nearest that has it."""
-    cosines = drawn @ rows.T
+    cosines = F.normalize(drawn, dim=1) @ rows.T
     nearest = [[names[place] for place in places] for places in cosines.topk(5, 1).indices.tolist()]
     own = [
         max(float(row[place]) for place, name in enumerate(names) if name == text)

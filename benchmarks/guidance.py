@@ -38,7 +38,7 @@ from pinxit.checkpoints import catalogue
 from pinxit.checkpoints.files import fingerprint
 from pinxit.data.pairs import open_pairs
 from pinxit.data.sample import Pairs
-from pinxit.data.scene_world import OPPOSITE, Ask, Thing
+from pinxit.data.scene_world import CATEGORIES, OPPOSITE, Ask, Thing
 from pinxit.errors import PinxitError
 from pinxit.evaluation.best_of import APART, AT_ONCE, Painter
 from pinxit.evaluation.distances import frechet
@@ -80,7 +80,10 @@ def prompts_of(pairs: Pairs, count: int, *, classes: bool) -> list[Prompt]:
 
 
 def exchanged(pictures: list[Image.Image], asks: list[Ask]) -> dict[str, float]:
-    """The shares of pictures that show two things with each other's colours, or in the opposite relation."""
+    """The shares of pictures that show two things with each other's colours, or in the opposite relation.
+
+    A picture with further things may show both that and what was asked.
+    """
     mixed: list[tuple[Image.Image, Ask]] = []
     for picture, ask in zip(pictures, asks, strict=True):
         if ask.relation:
@@ -225,6 +228,23 @@ def samples(
     return sheet(rows, heads, 96)
 
 
+def by_category(results: dict[str, list[dict[str, Any]]], option: str) -> None:
+    """The shares of each category, where each line of the table follows best, and of what is exchanged there."""
+    best = {name: max(rows, key=lambda row: row["following"]) for name, rows in results.items()}
+    columns = [
+        (title, measured, name)
+        for measured, title in (("categories", "{}"), ("exchanged", "{} exchanged"))
+        for name in CATEGORIES
+        if any(name in row.get(measured, {}) for row in best.values())
+    ]
+    print(f"| model | {option} | {' | '.join(title.format(name) for title, _, name in columns)} |")
+    print("|---" * (2 + len(columns)) + "|")
+    for name, row in best.items():
+        found = [row.get(measured, {}).get(category) for _, measured, category in columns]
+        shares = ["" if share is None else f"{share:.0%}" for share in found]
+        print(f"| {name} | {row['resolved'].get(option, '')} | {' | '.join(shares)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path, help="folders of models, or of runs that made one")
@@ -263,17 +283,8 @@ def main() -> None:
                 f"| {name} | {scale} | {row['following']:.1%} | {row['distance']:.3f} | {row['variety']:.0%} | "
                 f"{row['pictures_per_second']:.1f} |"
             )
-    best = {name: max(rows, key=lambda row: row["following"]) for name, rows in results.items()}
-    categories = next(iter(best.values()))["categories"]
-    mixed = next(iter(best.values()))["exchanged"]
     print()
-    print(f"| model | {given.option} | {' | '.join([*categories, *(f'{name} exchanged' for name in mixed)])} |")
-    print("|---" * (2 + len(categories) + len(mixed)) + "|")
-    for name, row in best.items():
-        shares = [*row["categories"].values(), *row["exchanged"].values()]
-        print(
-            f"| {name} | {row['resolved'].get(given.option, '')} | {' | '.join(f'{share:.0%}' for share in shares)} |"
-        )
+    by_category(results, given.option)
     halves = next(iter(results.values()))[0]["distance_of_real_halves"]
     print(f"The two halves of the real scenes lie {halves:.3f} apart.")
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def read(system: Any, text: str) -> str:
     if system.reads_texts:
         return text
     classes = system.condition.labels if isinstance(system.condition, LabelCondition) else ()
-    return max((name for name in classes if name in text), key=len, default="")
+    return max((name for name in classes if re.search(rf"\b{re.escape(name)}\b", text)), key=len, default="")
 
 
 def asked(system: Any, given: argparse.Namespace) -> dict[str, Any]:

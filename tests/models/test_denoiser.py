@@ -139,7 +139,7 @@ def test_what_follows_from_the_rest_need_not_be_given() -> None:
     assert (whole.beside, whole.tokens, whole.outputs) == (7, TEXT.width, 6)
     assert replace(config, unet=whole) == config
     assert replace(config, low=None).whole_unet.beside == 4
-    with pytest.raises(PinxitError, match=r"unet\.beside=7 does not go with the rest: leave it out"):
+    with pytest.raises(PinxitError, match=r"unet\.beside=7 does not go with the rest: leave it out, or give 4"):
         replace(config, low=None, unet=whole)
 
 

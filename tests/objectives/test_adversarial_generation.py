@@ -38,8 +38,8 @@ def test_the_penalty_is_the_squared_gradient_and_comes_as_often_as_asked(objecti
     given = batch()
     numbers = [objective(given, "critic", step)[1] for step in range(17)]
     assert [step for step, told in enumerate(numbers) if "r1" in told] == [0, 16]
-    leaf = given["pixels"].clone().requires_grad_()
-    objective.critic(leaf, given["labels"]).sum().backward()
+    critic, leaf = objective.critic, given["pixels"].clone().requires_grad_()
+    critic.judge(critic.see(leaf), critic.words(given["labels"])).sum().backward()  # type: ignore[no-untyped-call]
     assert leaf.grad is not None
     torch.testing.assert_close(torch.as_tensor(numbers[0]["r1"]), leaf.grad.square().sum((1, 2, 3)).mean())
 
@@ -50,8 +50,11 @@ def test_the_penalty_flattens_the_critic() -> None:
             super().__init__(LABELS)
             self.steep = nn.Parameter(torch.tensor(2.0))
 
-        def forward(self, pixels: Tensor, asked: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        def see(self, pixels: Tensor) -> Tensor:
             return self.steep * pixels.mean((1, 2, 3))
+
+        def judge(self, features: Tensor, words: Tensor | None) -> Tensor:  # noqa: ARG002
+            return features
 
     slope = Slope()
     objective = AdversarialGeneration(nn.Identity(), slope, 8, None, GANObjectiveConfig(r1=1.0))
@@ -61,23 +64,31 @@ def test_the_penalty_flattens_the_critic() -> None:
 
 def test_no_pair_counts_as_mismatched_that_matches() -> None:
     class Says(Critic):
+        def __init__(self) -> None:
+            super().__init__(LABELS)
+            self.seen = 0
+            self.words = nn.Identity()  # type: ignore[assignment]
+
         def see(self, pixels: Tensor) -> Tensor:
+            self.seen += 1
             return pixels
 
-        def judge(self, features: Tensor, asked: Tensor | None = None) -> Tensor:  # noqa: ARG002
-            assert asked is not None
-            return 10.0 * asked
+        def judge(self, features: Tensor, words: Tensor | None) -> Tensor:  # noqa: ARG002
+            assert words is not None
+            return 10.0 * words
 
     class Nothing(nn.Module):
         def forward(self, noise: Tensor, asked: Tensor) -> Tensor:  # noqa: ARG002
             return torch.zeros(len(asked), 3, 4, 4)
 
-    objective = AdversarialGeneration(Nothing(), Says(LABELS), 8, "labels", GANObjectiveConfig(r1=0.0))
+    critic = Says()
+    objective = AdversarialGeneration(Nothing(), critic, 8, "labels", GANObjectiveConfig(r1=0.0))
 
     def loss(*labels: int) -> float:
         given = {"pixels": torch.zeros(len(labels), 3, 4, 4), "labels": torch.tensor(labels)}
         return float(objective(given, "critic", 0)[0])
 
     assert loss(0, 0, 0) == 1 + 1, "real and made ones alone"
+    assert critic.seen == 2, "real pictures once, and made ones"
     real, made, first_and_last = 2 / 3, 13 / 3, (11 + 1) / 2
     assert loss(0, 0, 1) == pytest.approx(real + (made + first_and_last) / 2)

@@ -244,6 +244,22 @@ def test_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     assert open_image(row[0]).size == (388, 128)
     told = read_settings(row[0])
     assert told["settings"]["restyled_from"] == "a red star"
+    mask = tmp_path / "mask.png"
+    Image.new("L", PICTURE.size, 255).save(mask)
+    (edited,) = run("edit", one, "a blue star", "--mask", mask, "-n", "1", "-o", tmp_path / "edited.png")
+    assert {"source": "one.png", "mask": "mask.png"}.items() <= read_settings(edited)["settings"].items()
+
+
+def test_help_offers_what_a_verb_takes() -> None:
+    for verb, offered in (("generate", True), ("edit", True), ("vary", False), ("blend", False), ("restyle", False)):
+        told = CliRunner().invoke(main, [verb, "--help"]).output
+        assert "--guidance" in told
+        assert all((option in told) == offered for option in ("--prior-steps", "--sampler", "--top-k"))
+
+
+def test_frames_know_their_place(system: DALLE2System) -> None:
+    made = system.blend([PICTURE, PICTURE], 3, steps=2, upsample_steps=2)
+    assert [(one.settings["frame"], one.settings["frames"]) for one in made] == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_it_can_be_measured(system: DALLE2System) -> None:

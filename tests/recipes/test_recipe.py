@@ -1,3 +1,4 @@
+import copy
 import json
 import re
 from dataclasses import replace
@@ -10,8 +11,9 @@ from pinxit.checkpoints.files import read_config
 from pinxit.data.pairs import open_pairs
 from pinxit.data.sample import Pairs
 from pinxit.errors import PinxitError
+from pinxit.recipes.catalogue import find
 from pinxit.recipes.overrides import override
-from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, claim, hold_back
+from pinxit.recipes.recipe import Context, DataConfig, Recipe, Run, claim, differences, hold_back
 
 SRC = "scenes:60"
 
@@ -102,6 +104,17 @@ def test_a_finished_run_takes_no_settings_that_it_was_not_trained_with(tmp_path:
         with pytest.raises(PinxitError, match=message):
             changed.run(Context(SRC, tmp_path, accept_changes=True))
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_one_model_may_be_written_in_several_ways(tmp_path: Path) -> None:
+    recipe = find("glide-base-tiny")
+    assert isinstance(recipe, Recipe)
+    said = {"recipe": json.loads(json.dumps(recipe.resolved()))}
+    for tokens, changed in ((64, []), (65, ["model.unet.tokens: 65 -> None"])):
+        written = copy.deepcopy(said)
+        written["recipe"]["model"]["unet"]["tokens"] = tokens  # as it was before that followed from the text encoder
+        (tmp_path / "recipe.json").write_text(json.dumps(written))
+        assert differences(tmp_path, said, type(recipe.model)) == changed
 
 
 def test_what_the_weights_are_of_cannot_change_under_them(tmp_path: Path) -> None:

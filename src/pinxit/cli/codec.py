@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pinxit.cli.outputs import device_option, free_path, is_picture, quick_options, read_out
+from pinxit.cli.outputs import device_option, free_path, is_picture, open_square, quick_options, read_out
 from pinxit.progress import shown
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def reconstruct(
     Writes the reconstructions, and a comparison with the originals above them. Prints a line a picture: its likeness
     (PSNR) to the original as the model sees it, a square of the model's size, and where it was written.
     """
-    from pinxit.data.images import fit, open_image, to_tensor
+    from pinxit.data.images import fit, to_tensor
     from pinxit.nn.similarity import psnr
     from pinxit.systems.picture import Picture
     from pinxit.systems.system import load, usual
@@ -79,10 +79,8 @@ def reconstruct(
     originals, made = [], []
     with shown("reconstructing") as progress:
         for path in images:
-            original = open_image(path)
+            original = open_square(path)
             after = system.reconstruct(original)[0]
-            if original.width != original.height:
-                click.echo(f"{path}: its centre square is what the model sees", err=True)
             before = fit(original, after.size)
             likeness = round(psnr(to_tensor(before)[None], to_tensor(after)[None]).item(), 2)
             originals.append(before)
@@ -103,13 +101,13 @@ def reconstruct(
 
 def _by_components(system: System, images: Sequence[Path], dimensions: list[int], out: Path) -> None:
     """A row for each picture: by more and more of its components, and the original."""
-    from pinxit.data.images import fit, grid, open_image
+    from pinxit.data.images import fit, grid
     from pinxit.systems.picture import Picture
 
     cells: list[Image.Image] = []
     with shown("reconstructing") as progress:
         for count, path in enumerate(images, 1):
-            original = open_image(path)
+            original = open_square(path)
             made = [picture.image for picture in system.by_components(original, dimensions)]
             cells += [*made, fit(original, made[0].size)]
             progress(count, len(images))

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pinxit.atomic import write_atomically
-from pinxit.cli.outputs import animation, device_option, free_path, is_picture, quick_options, read_out
-from pinxit.cli.settings import OF_NOISE, OF_TEXTS, Option, all_of
+from pinxit.cli.outputs import animation, device_option, free_path, is_picture, open_square, quick_options, read_out
+from pinxit.cli.settings import SHARED, Option, setting_options, with_options
 from pinxit.progress import Progress, shown
 
 if TYPE_CHECKING:
@@ -54,12 +54,12 @@ GRID: Option = click.option("--grid", "grid_only", is_flag=True, help="Write the
 
 def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of what draws several pictures after a text; a setting that is not given stays None."""
-    return all_of(COUNTED, single_options(all_of([*OF_NOISE, *OF_TEXTS, SIZE, GRID], command)))
+    return with_options(COUNTED, single_options(setting_options(with_options([SIZE, GRID], command))))
 
 
 def picture_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of what draws pictures of the embeddings of others."""
-    return single_options(all_of([*OF_NOISE, SIZE, GRID], command))
+    """The options of what makes pictures of other pictures."""
+    return single_options(with_options([*SHARED, SIZE, GRID], command))
 
 
 def single_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -81,7 +81,7 @@ def single_options(command: Callable[..., None]) -> Callable[..., None]:
             help="A folder, or a name that ends in .png: one picture, or the grid of several.",
         ),
     ]
-    return all_of(options, command)
+    return with_options(options, command)
 
 
 @click.command(short_help="Make pictures from text.")
@@ -99,6 +99,8 @@ def generate(
     seed = _seed(asked)
     sets = []
     for prompt in prompts:
+        if not prompt.strip() and getattr(system, "reads_texts", False):
+            click.echo("an empty prompt asks for nothing in particular", err=True)
         with _shown(prompt) as progress:
             sets.append(system.generate(prompt, seed=seed, progress=progress, **asked))
         _tell_scores(sets[-1])
@@ -127,9 +129,7 @@ def complete(
 
     Files are written as `pinxit generate` writes them.
     """
-    from pinxit.data.images import open_image
-
-    picture = open_image(image)
+    picture = open_square(image)
     system = _load(model, device, asked, "complete")
     seed = _seed(asked)
     with _shown(prompt) as progress:
@@ -160,7 +160,7 @@ def edit(
     """
     from pinxit.data.images import open_image
 
-    picture, where = open_image(image), open_image(mask)
+    picture, where = open_square(image), open_image(mask)
     system = _load(model, device, asked, "edit")
     seed = _seed(asked)
     with _shown(prompt) as progress:
@@ -179,9 +179,7 @@ def translate(
 
     Files are written as `pinxit generate` writes them.
     """
-    from pinxit.data.images import open_image
-
-    picture = open_image(image)
+    picture = open_square(image)
     system = _load(model, device, asked, "translate")
     seed = _seed(asked)
     with _shown(image.name) as progress:
@@ -215,9 +213,7 @@ def vary(
 
     Files are written as `pinxit generate` writes them.
     """
-    from pinxit.data.images import open_image
-
-    picture = open_image(image)
+    picture = open_square(image)
     system = _load(model, device, asked, "vary")
     seed = _seed(asked)
     with _shown(image.name) as progress:
@@ -252,9 +248,7 @@ def blend(
 
     Files are written as `pinxit generate` writes them; the grid has a row from each picture to the next.
     """
-    from pinxit.data.images import open_image
-
-    pictures = [open_image(image) for image in images]
+    pictures = [open_square(image) for image in images]
     system = _load(model, device, asked, "blend")
     seed = _seed(asked)
     with _shown(" ".join(image.name for image in images)) as progress:
@@ -295,9 +289,7 @@ def restyle(
 
     Files are written as `pinxit generate` writes them; the grid is one row.
     """
-    from pinxit.data.images import open_image
-
-    picture = open_image(image)
+    picture = open_square(image)
     system = _load(model, device, asked, "restyle")
     seed = _seed(asked)
     with _shown(to_text) as progress:
@@ -325,6 +317,7 @@ def upsample(image: Path, prompt: str, model: str | None, device: str | None, ou
     seed = _seed(asked)
     with _shown(image.name) as progress:
         made = system.upsample(picture, prompt, seed=seed, progress=progress, **asked)
+    click.echo(f"{picture.width}x{picture.height} to {made.image.width}x{made.image.height}", err=True)
     _write(out, [made], False, source=image.name)
 
 

@@ -42,6 +42,16 @@ def read_out(ctx: click.Context, option: click.Parameter, value: Path) -> Path:
     return value
 
 
+def open_square(path: Path) -> Image.Image:
+    """A picture for a model that sees squares; tells what is left out."""
+    from pinxit.data.images import open_image
+
+    picture = open_image(path)
+    if picture.width != picture.height:
+        click.echo(f"{path}: its centre square is what the model sees", err=True)
+    return picture
+
+
 def is_picture(out: Path) -> bool:
     """Whether `--out` names one file; else it is a folder."""
     return out.suffix.lower() in PICTURE_ENDINGS and not out.is_dir()

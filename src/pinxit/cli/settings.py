@@ -22,8 +22,10 @@ def read_interval(ctx: click.Context, option: click.Parameter, value: str | None
 
 Option = Callable[[Callable[..., None]], Callable[..., None]]
 
-OF_NOISE: list[Option] = [
-    click.option("--guidance", type=click.FloatRange(0), metavar="G", help="How hard to follow the text; 1: plainly."),
+SHARED: list[Option] = [
+    click.option(
+        "--guidance", type=click.FloatRange(0), metavar="G", help="How hard to follow what is asked; 1: plainly."
+    ),
     click.option("--negative", metavar="TEXT", help="What guidance leads away from; needs guidance above 1."),
     click.option("--steps", type=click.IntRange(1), metavar="K", help="Of drawing, where it draws in steps."),
     click.option("--upsample-steps", type=click.IntRange(1), metavar="K", help="Of enlarging what was drawn."),
@@ -35,9 +37,9 @@ OF_NOISE: list[Option] = [
         help="Dynamic thresholding: the share of values kept in range.",
     ),
 ]
-"""Those that also pictures take which are made of the embeddings of others."""
+"""Of pictures after texts, and of those that are made of other pictures."""
 
-OF_TEXTS: list[Option] = [
+TEXTS_ONLY: list[Option] = [
     click.option("--sampler", metavar="NAME", help="From noise to pictures: ddpm, ddim, dpm-solver, heun ..."),
     click.option("--temperature", type=click.FloatRange(0), metavar="T", help="Below 1 plainer, above 1 wilder."),
     click.option("--top-k", type=click.IntRange(1), metavar="K", help="Draw among the K likeliest tokens."),
@@ -53,9 +55,10 @@ OF_TEXTS: list[Option] = [
         help="How hard to climb a noised classifier or CLIP.",
     ),
 ]
+"""Of pictures after texts alone."""
 
 
-def all_of(options: Sequence[Option], command: Callable[..., None]) -> Callable[..., None]:
+def with_options(options: Sequence[Option], command: Callable[..., None]) -> Callable[..., None]:
     """The command with options, which its help lists in their order."""
     for option in reversed(options):
         command = option(command)
@@ -64,4 +67,4 @@ def all_of(options: Sequence[Option], command: Callable[..., None]) -> Callable[
 
 def setting_options(command: Callable[..., None]) -> Callable[..., None]:
     """Those of `systems.system.Settings` that verbs share which draw after texts; a system refuses what it lacks."""
-    return all_of([*OF_NOISE, *OF_TEXTS], command)
+    return with_options([*SHARED, *TEXTS_ONLY], command)

@@ -25,8 +25,10 @@ EMBEDDING_TOKENS = 4
 """Tokens that an embedding becomes, beside those of the text."""
 
 
-PLAIN: dict[str, Any] = {"beside": 0, "tokens": None, "outputs": 3}
-"""What a `UNetConfig` says where nothing is said."""
+UNSAID: dict[str, Any] = {
+    each.name: each.default for each in fields(UNetConfig) if each.name in ("beside", "tokens", "outputs")
+}
+"""What a `UNetConfig` has where nothing is said of what follows from the rest of a `DenoiserConfig`."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,11 @@ class DenoiserConfig:
         if self.low and (self.low >= self.unet.size or self.unet.size % self.low):
             raise PinxitError(f"low={self.low} cannot become size={self.unet.size}: sizes are multiples, of 2 or more.")
         for name, value in self._derived.items():
-            if getattr(self.unet, name) not in (PLAIN[name], value):
-                raise PinxitError(f"unet.{name}={getattr(self.unet, name)} does not go with the rest: leave it out.")
-        object.__setattr__(self, "unet", replace(self.unet, **{name: PLAIN[name] for name in self._derived}))
+            if (given := getattr(self.unet, name)) not in (UNSAID[name], value):
+                raise PinxitError(
+                    f"unet.{name}={given} does not go with the rest: leave it out, or give {value}, which follows."
+                )
+        object.__setattr__(self, "unet", replace(self.unet, **{name: UNSAID[name] for name in self._derived}))
 
     @property
     def whole_unet(self) -> UNetConfig:
@@ -85,7 +89,7 @@ class DenoiserConfig:
 
     @property
     def _derived(self) -> dict[str, Any]:
-        """Karlo's tokens, which are as wide as nothing else is, follow from nothing."""
+        """What of the U-Net follows from the rest; tokens do not that are as wide as nothing else is, as Karlo's."""
         tokens = self.text.width if self.text else self.unet.time_width if self.embedding else None
         return {
             "beside": 3 * bool(self.low) + 4 * self.known,

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from pinxit.errors import PinxitError
 from pinxit.models.text_encoder import TextEncoder, TextEncoderConfig
-from pinxit.nn.convolution import REFINED
 from pinxit.nn.group_norm import GroupNorm
 from pinxit.nn.linear import Linear
 
 GROUPS = 8
 """Of the norms."""
+
+HEAD = 24
+"""Channels of the generator's last layers, at the size of the pictures."""
 
 START = 4
 """Side of the feature maps that the generator starts from, and the critic ends at."""
@@ -93,7 +95,7 @@ class Up(nn.Module):
 
 
 def _enlarged(x: Tensor) -> Tensor:
-    """Smoothly (Karras et al. 2019): no critic rids a generator soon of a texture that its layers bring along."""
+    """Smoothly (Karras et al. 2019): repeated pixels leave blocks, of which no critic soon rids a generator."""
     return F.interpolate(x, scale_factor=2.0, mode="bilinear")
 
 
@@ -116,10 +118,10 @@ class Generator(nn.Module):
         self.out = nn.Sequential(
             GroupNorm(GROUPS, config.widths[-1]),
             nn.SiLU(),
-            nn.Conv2d(config.widths[-1], REFINED, 3, padding=1),
+            nn.Conv2d(config.widths[-1], HEAD, 3, padding=1),
             nn.SiLU(),
             nn.Upsample(scale_factor=config.patch, mode="bilinear"),
-            nn.Conv2d(REFINED, 3, 3, padding=1),
+            nn.Conv2d(HEAD, 3, 3, padding=1),
             nn.Tanh(),
         )
 
@@ -168,22 +170,17 @@ class Critic(nn.Module):
         self.features = nn.Linear(widths[-1] * START**2, config.condition_width)
         self.out = nn.Linear(config.condition_width, 1)
 
-    def forward(self, pixels: Tensor, asked: Tensor | None = None) -> Tensor:
-        """Pixels b 3 h w in [-1, 1] and what was asked -> logits b."""
-        return self.judge(self.see(pixels), asked)
-
     def see(self, pixels: Tensor) -> Tensor:
-        """Pixels b 3 h w -> features b d, which may be judged for several texts or classes."""
+        """Pixels b 3 h w in [-1, 1] -> features b d, which may be judged for several texts or classes."""
         x = self.stem(F.pixel_unshuffle(pixels, self.config.patch))
         for down in self.down:
             x = down(x)
         x = F.leaky_relu(self.last(torch.cat([x, _variety(x)], 1)), 0.2)
         return F.leaky_relu(self.features(x.flatten(1)), 0.2)
 
-    def judge(self, features: Tensor, asked: Tensor | None = None) -> Tensor:
-        """Features b d and what was asked -> logits b."""
+    def judge(self, features: Tensor, words: Tensor | None) -> Tensor:
+        """Features b d and what `words` has made of what was asked -> logits b."""
         logits: Tensor = self.out(features)[:, 0]
-        words = self.words(asked)
         return logits if words is None else logits + (features * words).sum(1) / self.config.condition_width**0.5
 
 

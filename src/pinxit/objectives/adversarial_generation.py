@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pinxit.errors import PinxitError
-from pinxit.models.gan import Critic
 from pinxit.objectives.objective import Batch, Numbers, Objective
 
 
@@ -32,6 +32,19 @@ class GANObjectiveConfig:
     def __post_init__(self) -> None:
         if self.r1 < 0 or self.r1_every < 1:
             raise PinxitError(f"r1={self.r1} every {self.r1_every} steps: give at least 0, every 1 or more.")
+
+
+class Critic(Protocol):
+    """What `models.gan.Critic` is: a network that sees pictures once, and judges them for any words."""
+
+    @property
+    def words(self) -> Callable[[Tensor | None], Tensor | None]: ...
+
+    def see(self, pixels: Tensor) -> Tensor: ...
+
+    def judge(self, features: Tensor, words: Tensor | None) -> Tensor: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
 class AdversarialGeneration(Objective):
@@ -72,21 +85,22 @@ class AdversarialGeneration(Objective):
             return self._judge(pixels, made.to(pixels.dtype), asked, step)
         for value in self.critic.parameters():  # this turn moves the generator alone
             value.requires_grad_(False)
-        loss = -self.critic(self.generator(noise, asked), asked).float().mean()
+        loss = -self._logits(self.generator(noise, asked), asked).float().mean()
         for value in self.critic.parameters():
             value.requires_grad_(True)
         return loss, {}
 
     def _judge(self, pixels: Tensor, made: Tensor, asked: Tensor | None, step: int) -> tuple[Tensor, Numbers]:
         """Real pictures above 1; made ones, and those asked for something else, below -1."""
-        seen = self.critic.see(pixels)
-        real, fake = self.critic.judge(seen, asked).float(), self.critic(made, asked).float()
+        critic, words = self.critic, self.critic.words(asked)
+        seen = critic.see(pixels)
+        real, fake = critic.judge(seen, words).float(), critic.judge(critic.see(made), words).float()
         wrong = F.relu(1 + fake).mean()
         numbers: dict[str, Tensor | float] = {"real": real.detach().mean(), "made": fake.detach().mean()}
         if asked is not None:
-            rolled = asked.roll(1, 0)
-            differs = (asked != rolled).view(len(asked), -1).any(1)
-            other = self.critic.judge(seen, rolled).float()
+            assert words is not None
+            differs = (asked != asked.roll(1, 0)).view(len(asked), -1).any(1)
+            other = critic.judge(seen, words.roll(1, 0)).float()
             mismatched = (F.relu(1 + other) * differs).sum() / differs.sum().clamp_min(1)
             wrong = torch.where(differs.any(), (wrong + mismatched) / 2, wrong)
             numbers["mismatched"] = other.detach().mean()
@@ -97,11 +111,14 @@ class AdversarialGeneration(Objective):
             loss = loss + self.config.r1_every * self.config.r1 / 2 * penalty
         return loss, numbers
 
+    def _logits(self, pixels: Tensor, asked: Tensor | None) -> Tensor:
+        return self.critic.judge(self.critic.see(pixels), self.critic.words(asked))
+
     def _r1(self, pixels: Tensor, asked: Tensor | None) -> Tensor:
         """The mean squared gradient, in float32."""
         with torch.autocast(pixels.device.type, enabled=False):
             leaf = pixels.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.critic(leaf, asked).sum(), leaf, create_graph=True)
+            (gradient,) = torch.autograd.grad(self._logits(leaf, asked).sum(), leaf, create_graph=True)
         return gradient.square().flatten(1).sum(1).mean()
 
     def validate(self, batch: Batch, step: int) -> Numbers:

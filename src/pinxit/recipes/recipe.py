@@ -16,7 +16,7 @@ import torch
 
 from pinxit.atomic import write_atomically
 from pinxit.checkpoints import catalogue
-from pinxit.checkpoints.files import fingerprint, read_config, save_checkpoint, to_config
+from pinxit.checkpoints.files import fingerprint, from_config, read_config, save_checkpoint, to_config
 from pinxit.data.images import WHITE, Colour
 from pinxit.data.loader import Loader, Samples, Transform
 from pinxit.data.pairs import open_pairs, source_name
@@ -210,7 +210,7 @@ class Recipe:
             said = self._said(context, self.learns_from(self, context))
         except PinxitError:
             return False
-        return not differences(context.out, said)
+        return not differences(context.out, said, type(self.model))
 
     def check(self, context: Context) -> None:
         """Raises PinxitError for pictures that it cannot learn from."""
@@ -224,7 +224,7 @@ class Recipe:
         out.mkdir(parents=True, exist_ok=True)
         with claim(out) if world.leads else contextlib.nullcontext():
             said = self._said(context, source)
-            self._check_changes(context, differences(out, said))
+            self._check_changes(context, differences(out, said, type(self.model)))
             torch.manual_seed(self.training.seed)  # the first weights
             self._train(self.build(self, context, source), said, context)
 
@@ -365,8 +365,11 @@ def held_batches(held: Samples, transform: Transform, batch_size: int) -> Callab
     return batches if len(held) else None
 
 
-def differences(out: Path, said: Mapping[str, Any]) -> list[str]:
-    """What recipe.json in `out` says otherwise than `said`, as "key: before -> now"; what may change is left out."""
+def differences(out: Path, said: Mapping[str, Any], model: type) -> list[str]:
+    """What recipe.json in `out` says otherwise than `said`, as "key: before -> now"; what may change is left out.
+
+    Of the same configuration of a `model` there may be several ways to write it.
+    """
     file = out / "recipe.json"
     if not file.exists():
         return []
@@ -374,6 +377,8 @@ def differences(out: Path, said: Mapping[str, Any]) -> list[str]:
         recorded = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise PinxitError(f"{file} cannot be read: {error}. Begin anew in another folder.") from error
+    with contextlib.suppress(PinxitError, KeyError, TypeError):  # what cannot be read differs as it stands
+        recorded["recipe"]["model"] = to_config(from_config(model, recorded["recipe"]["model"]))
     before, now = _flat(recorded), _flat({group: value for group, value in said.items() if group in recorded})
     changed = []
     for key in [*now, *(key for key in before if key not in now and key.partition(".")[0] in said)]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self, Unpack, cast
@@ -265,7 +266,7 @@ class DALLE2System(System):
         rows = torch.cat([ours for ours, _ in ways])
         start = torch.cat([theirs for _, theirs in ways]).view(-1, *noise.shape[1:])
         pictures = self.paint_embeddings(rows, [seed] * len(rows), chosen, noise=start, progress=progress)
-        return self._pictures(pictures, "", [seed] * len(rows), chosen, blended=len(images))
+        return _numbered(self._pictures(pictures, "", [seed] * len(rows), chosen, blended=len(images)))
 
     def reconstruct(
         self,
@@ -344,7 +345,8 @@ class DALLE2System(System):
         pictures = self.paint_embeddings(
             along, seeds, chosen, noise=noise.expand(frames, -1, -1, -1), progress=progress
         )
-        return self._pictures(pictures, to_text, seeds, chosen, restyled_from=from_text, strength=strength)
+        made = self._pictures(pictures, to_text, seeds, chosen, restyled_from=from_text, strength=strength)
+        return _numbered(made)
 
     def upsample(
         self,
@@ -400,6 +402,12 @@ class DALLE2System(System):
         told = in_half(settings, self.cascade.base.bf16)
         kept = {name: value for name, value in told.items() if value is not None and name not in FROM_TEXTS} | more
         return [Picture(image, prompt, seed, self.name, kept) for image, seed in zip(images, seeds, strict=True)]
+
+
+def _numbered(pictures: Sequence[Picture]) -> list[Picture]:
+    """Frames that know which of how many they are."""
+    count = len(pictures)
+    return [replace(one, settings={**one.settings, "frame": i, "frames": count}) for i, one in enumerate(pictures, 1)]
 
 
 def defaults_of(priors: Collection[str], *, upsampler: bool) -> Settings:

@@ -17,7 +17,8 @@ def masked(image: Image.Image, mask: Image.Image, size: int) -> tuple[Image.Imag
         raise PinxitError(f"The mask has {mask.size} pixels, the picture {image.size}. Give one of the same size.")
     white = fit(mask.convert("L").convert("RGB"), size).convert("L").point(lambda value: 255 * (value >= 128))
     if not white.getbbox():
-        raise PinxitError("The mask is black all over, so there is nothing to paint. Make white what is to change.")
+        where = "all over" if image.width == image.height else "all over the centre square, which is what is seen"
+        raise PinxitError(f"The mask is black {where}, so there is nothing to paint. Make white what is to change.")
     return fit(opaque(image), size), white
 
 

@@ -20,8 +20,8 @@ def check_wish(name: str, settings: Settings, clip: CLIPSystem | None) -> None:
         raise PinxitError(f"{name or 'This model'} has no CLIP, so it cannot rerank. Leave --rerank out.")
     if settings.get("negative") and settings["guidance"] <= 1:
         raise PinxitError(
-            f"`negative` is what guidance leads away from, which one of {settings['guidance']:g} does not. Raise it "
-            "above 1, to 2 say."
+            f"`negative` is what guidance leads away from, and guidance={settings['guidance']:g} leads nowhere. Raise "
+            "guidance above 1, to 2 say."
         )
 
 
