@@ -17,6 +17,7 @@ from torch import Tensor
 
 import pinxit
 from pinxit.cli.main import main
+from pinxit.data.images import open_image
 from pinxit.data.scenes import Scenes
 from pinxit.errors import PinxitError
 from pinxit.systems import token_drawing
@@ -312,8 +313,8 @@ def test_what_the_commands_write_can_be_made_again_from_its_file(
     dalle1_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    model, scene = str(dalle1_run), Scenes(1, size=32)[0].image
-    scene.save("scene.png")
+    model = str(dalle1_run)
+    Scenes(1, size=32)[0].image.save("scene.png")
     common = ["-m", model, "-n", "2", "--rerank", "5", "--guidance", "2", "--seed", "30", "-o", "out"]
     for verb in (["generate", "a red circle"], ["complete", "scene.png", "a red circle", "--keep-rows", "3"]):
         done = CliRunner().invoke(main, [*verb, *common])
@@ -326,8 +327,8 @@ def test_what_the_commands_write_can_be_made_again_from_its_file(
         assert record["model"] == "dalle1"
         assert record["score"] is not None
         settings = {name: value for name, value in record["settings"].items() if name != "rerank"}
-        if "keep_rows" in settings:
-            [again] = system.complete(scene, record["prompt"], 1, seed=record["seed"], **settings)
+        if source := settings.pop("source", None):
+            [again] = system.complete(open_image(Path(source)), record["prompt"], 1, seed=record["seed"], **settings)
         else:
             [again] = system.generate(record["prompt"], 1, seed=record["seed"], **settings)
         with Image.open(path) as picture:

@@ -84,7 +84,7 @@ def test_the_prompt_guidance_and_what_it_leads_away_from_matter() -> None:
     ]
     assert len({picture.numpy().tobytes() for picture in (plain, *different)}) == 7
     assert torch.equal(plain, draw(guidance=4.0, interval=(1e6, 1e7))), "guidance is never on"
-    with pytest.raises(PinxitError, match=r"one of 1 does not\. Raise it above 1"):
+    with pytest.raises(PinxitError, match=r"guidance=1 leads nowhere\. Raise guidance above 1"):
         draw(negative="a blue moon")
     with pytest.raises(PinxitError, match="There is no sampler 'dppm'"):
         draw(sampler="dppm")
