@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import pinxit
 from pinxit.checkpoints import catalogue
@@ -39,3 +40,6 @@ def test_the_shipped_model_for_pictures_of_pictures() -> None:
     assert len(system.vary(apple.image, 2, size=(64, 64))) == 2
     back = system.reconstruct(apple.image, steps=25)[0]
     assert np.abs(np.asarray(back).astype(int) - np.asarray(apple.image)).mean() < 6
+
+    flat = np.asarray(system.upsample(Image.new("RGB", (180, 160), (60, 110, 220))).image).astype(int)
+    assert np.abs(flat - (60, 110, 220)).max() < 10, "no specks, at the border neither"

@@ -29,6 +29,10 @@ LOW_LEVEL = 0.05
 """How noisy a network that has learnt to enlarge noisy pictures is shown those drawn before: what they have of faults
 hides in as much."""
 
+MARGIN = 8
+"""Pixels that a small picture goes on for beyond its border, as it ends there, while it is enlarged: a convolution, which
+knows nothing of what lies outside, leaves specks."""
+
 Shown = tuple[Image.Image, Image.Image]
 """A picture, and a mask that is white where it is to be painted."""
 
@@ -165,9 +169,12 @@ def upsampled(
         high, wide = pixels.shape[2:]
         factor = drawer.config.unet.factor
         pad = factor // math.gcd(factor, scale)
-        pixels = F.pad(pixels, (0, -wide % pad, 0, -high % pad), "replicate")
+        margin = MARGIN if drawer.config.local else 0
+        right, below = (margin + -(side + 2 * margin) % pad for side in (wide, high))
+        pixels = F.pad(pixels, (margin, right, margin, below), "replicate")
         pixels = enlarged(drawer, asked, pixels, [seed], 1 + first + step, steps=steps, progress=told(step))
-        pixels = pixels[..., : scale * high, : scale * wide]
+        start = scale * margin
+        pixels = pixels[..., start : start + scale * high, start : start + scale * wide]
     kept = {"upsampled": list(image.size)} | ({"upsample_steps": steps} if steps else {})
     return Picture(to_pil(pixels[0]), prompt, seed, system.name, in_half(Settings(**kept), cascade.base.bf16))  # type: ignore[typeddict-item]
 
