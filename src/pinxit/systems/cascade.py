@@ -29,9 +29,9 @@ LOW_LEVEL = 0.05
 """How noisy a network that has learnt to enlarge noisy pictures is shown those drawn before: what they have of faults
 hides in as much."""
 
-MARGIN = 8
-"""Pixels that a small picture goes on for beyond its border, as it ends there, while it is enlarged: a convolution, which
-knows nothing of what lies outside, leaves specks."""
+MARGIN = 4
+"""Pixels by which a small picture goes on beyond its border, as it ends there, while it is enlarged: a convolution
+knows nothing of what lies outside, and leaves specks."""
 
 Shown = tuple[Image.Image, Image.Image]
 """A picture, and a mask that is white where it is to be painted."""
