@@ -222,7 +222,10 @@ def test_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     assert read_settings(varied[0])["settings"]["source"] == "one.png"
     (blended,) = run("blend", one, two, one, "--frames", "3", "-o", tmp_path / "blend.png")
     assert open_image(blended).size == (388, 258)
-    assert read_settings(blended)["settings"]["source"] == ["one.png", "two.png", "one.png"]
+    whole = read_settings(blended)["settings"]
+    assert whole["source"] == ["one.png", "two.png", "one.png"]
+    assert "frame" not in whole
+    assert whole["frames"] == 6
     run("blend", one, two, "--frames", "2", "--grid", "-o", out, "--gif", tmp_path / "new" / "blend.gif")
     with Image.open(tmp_path / "new" / "blend.gif") as moving:
         assert moving.size == (128, 128)

@@ -303,7 +303,8 @@ def _whole(value: Any) -> bool:
 def grid(pictures: Sequence[Picture], columns: int | None = None) -> Picture:
     """Lays pictures out as one, near square unless `columns` is given.
 
-    The result is named after the first picture; its settings add the `columns`, and the `prompts` and `seeds` of all.
+    The result is named after the first picture; its settings add the `columns`, and the `prompts` and `seeds` of all,
+    and leave out which frame that was.
     """
     if not pictures:
         raise PinxitError("A grid needs at least one picture.")
@@ -316,5 +317,10 @@ def grid(pictures: Sequence[Picture], columns: int | None = None) -> Picture:
         prompt=" | ".join(dict.fromkeys(prompts)),
         seed=first.seed,
         model=first.model,
-        settings={**first.settings, **several, "columns": columns, "seeds": [picture.seed for picture in pictures]},
+        settings={
+            **{name: value for name, value in first.settings.items() if name != "frame"},
+            **several,
+            "columns": columns,
+            "seeds": [picture.seed for picture in pictures],
+        },
     )
