@@ -11,20 +11,17 @@ counts the five nearest. `none` is the embedding of the text itself.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import random
 from collections import defaultdict
 from typing import cast
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 import pinxit
-from pinxit.data.images import opaque
 from pinxit.data.pairs import open_pairs
-from pinxit.data.sample import BadSample, Pairs
+from pinxit.data.sample import Pairs
 from pinxit.evaluation.best_of import AT_ONCE
 from pinxit.recipes.recipe import without
 from pinxit.systems.clip import CLIPSystem
@@ -34,19 +31,9 @@ from pinxit.systems.system import Settings
 
 def seen(clip: CLIPSystem, pairs: Pairs, kind: str) -> tuple[list[str], Tensor]:
     """The name of every picture that has one, and its embedding, n d."""
-    names: list[str] = []
-    rows: list[Tensor] = []
-    waiting: list[Image.Image] = []
-    for index in range(len(pairs)):
-        with contextlib.suppress(BadSample):
-            sample = pairs[index]
-            if told := sample.captions.get(kind):
-                names.append(told[0])
-                waiting.append(opaque(sample.image))
-        if len(waiting) == AT_ONCE or (waiting and index == len(pairs) - 1):
-            rows.append(clip.encode_image(waiting))
-            waiting = []
-    return names, torch.cat(rows)
+    index = clip.build_index(pairs)
+    told = [pairs.captions_at(position).get(kind) for position in index.positions.tolist()]
+    return [some[0] for some in told if some], index.rows[[bool(some) for some in told]]
 
 
 def found(drawn: Tensor, texts: list[str], names: list[str], rows: Tensor) -> tuple[float, float, float]:
@@ -81,6 +68,8 @@ def main() -> None:
         excluded[name].append(value)
     pairs = open_pairs(given.data, size=system.clip.clip.config.vision.size)
     names, rows = seen(system.clip, without(pairs, {name: tuple(some) for name, some in excluded.items()}), given.kind)
+    if not names:
+        parser.error(f"no picture of {given.data} has a caption of the kind {given.kind!r}")
     texts = sorted(set(names))
     random.Random(0).shuffle(texts)
     texts = texts[: given.n]

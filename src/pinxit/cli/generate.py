@@ -366,13 +366,13 @@ def _write_into(folder: Path, pictures: Sequence[Picture], grid_only: bool, colu
     from pinxit.systems.system import grid
 
     for picture in [] if grid_only else pictures:
-        click.echo(picture.save(free_path(folder, _told(picture), f"seed{picture.seed}")))
+        click.echo(picture.save(free_path(folder, _named_after(picture), f"seed{picture.seed}")))
     if grid_only or len(pictures) > 1:
         whole = grid(pictures, columns)
-        click.echo(whole.save(free_path(folder, _told(pictures[0]), f"seed{whole.seed}-grid")))
+        click.echo(whole.save(free_path(folder, _named_after(pictures[0]), f"seed{whole.seed}-grid")))
 
 
-def _told(picture: Picture) -> str:
+def _named_after(picture: Picture) -> str:
     """What a picture is named after: its prompt, or what it was made of."""
     source = picture.settings.get("source") or ""
     return picture.prompt or " ".join(Path(name).stem for name in ([source] if isinstance(source, str) else source))

@@ -80,7 +80,7 @@ def build_gan(recipe: Recipe, context: Context, pairs: Pairs) -> Run:  # noqa: A
 
 def gan_generator() -> Recipe:
     """Texts to 64 pixels."""
-    learns = OptimizerConfig(lr=5e-4, betas=(0.0, 0.99), schedule="constant", clip=0.0)
+    learns = OptimizerConfig(lr=3e-4, betas=(0.0, 0.99), schedule="constant", clip=0.0)
     return Recipe(
         name="gan-generator",
         summary="A generator of 64 pixels after a text, and the critic that it learns against.",
