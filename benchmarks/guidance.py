@@ -7,7 +7,8 @@
 Prompts are captions (of a model for classes: classes) that at least two scenes of the source have. A model draws
 twice for each, and is held against the two scenes. Following is as `pinxit evaluate` has it. The distance of features
 is Fréchet's, by CLIP, over all pictures. Variety is one minus the cosine of the features of the two pictures of a
-prompt, as a share of that of its two scenes. Exchanged are pictures that show two things with each other's colours, or
+prompt, as a share of that of its two scenes. Sharpness is how steep the steepest hundredth of all edges is, as a
+share of real ones'. Exchanged are pictures that show two things with each other's colours, or
 each at the other's place. A model without the option is one point; DALL·E 2 is drawn by each of its
 priors and by none, and by its first without the text for the decoder. Repeating goes on where it stopped. Writes
 results.json, plot.png and samples.png into OUT.
@@ -36,6 +37,7 @@ from torch import Tensor
 import pinxit
 from pinxit.checkpoints import catalogue
 from pinxit.checkpoints.files import fingerprint
+from pinxit.data.images import to_tensor
 from pinxit.data.pairs import open_pairs
 from pinxit.data.sample import Pairs
 from pinxit.data.scene_world import CATEGORIES, OPPOSITE, Ask, Thing
@@ -103,6 +105,13 @@ def variety(features: Tensor) -> float:
     return float(1 - (features[::2] * features[1::2]).sum(1).mean())
 
 
+def sharpness(pictures: Sequence[Image.Image]) -> float:
+    """The mean of the largest hundredth of differences of neighbouring pixels, over several pictures."""
+    pixels = torch.stack([to_tensor(picture) for picture in pictures])
+    edges = torch.cat([pixels.diff(dim=axis).abs().flatten() for axis in (2, 3)])
+    return float(edges.topk(len(edges) // 100).values.mean())
+
+
 def measure(folder: Path, settings: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
     """What one model draws by one setting."""
     system, clip = opened(folder), load_clip(given.clip, "cpu")
@@ -131,6 +140,7 @@ def measure(folder: Path, settings: dict[str, Any], given: argparse.Namespace) -
         "distance": frechet(drawn, shown),
         "distance_of_real_halves": frechet(shown[::2], shown[1::2]),
         "variety": variety(drawn) / variety(shown),
+        "sharpness": sharpness(pictures) / sharpness(real),
         "resolved": {**resolved, **({WORDLESS: True} if wordless else {})},
     }
 
@@ -274,14 +284,14 @@ def main() -> None:
     (given.out / "results.json").write_text(json.dumps(results, indent=2))
     plot(results, given.option, given.out / "plot.png")
     samples(results, folders, given).save(given.out / "samples.png")
-    print(f"| model | {given.option} | followed | distance of features | variety | pictures/s |")
-    print("|---|---|---|---|---|---|")
+    print(f"| model | {given.option} | followed | distance of features | variety | sharpness | pictures/s |")
+    print("|---|---|---|---|---|---|---|")
     for name, rows in results.items():
         for row in rows:
             scale = row["resolved"].get(given.option, "")
             print(
                 f"| {name} | {scale} | {row['following']:.1%} | {row['distance']:.3f} | {row['variety']:.0%} | "
-                f"{row['pictures_per_second']:.1f} |"
+                f"{row['sharpness']:.0%} | {row['pictures_per_second']:.1f} |"
             )
     print()
     by_category(results, given.option)

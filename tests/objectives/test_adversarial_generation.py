@@ -23,7 +23,8 @@ def batch() -> dict[str, Tensor]:
 @pytest.fixture
 def objective() -> AdversarialGeneration:
     torch.manual_seed(0)
-    return AdversarialGeneration(Generator(LABELS), Critic(LABELS), LABELS.latent, "labels", GANObjectiveConfig())
+    config = GANObjectiveConfig(augment=False)
+    return AdversarialGeneration(Generator(LABELS), Critic(LABELS), LABELS.latent, "labels", config)
 
 
 @pytest.mark.parametrize("turn", ["critic", "generator"])
@@ -57,9 +58,24 @@ def test_the_penalty_flattens_the_critic() -> None:
             return features
 
     slope = Slope()
-    objective = AdversarialGeneration(nn.Identity(), slope, 8, None, GANObjectiveConfig(r1=1.0))
+    objective = AdversarialGeneration(nn.Identity(), slope, 8, None, GANObjectiveConfig(r1=1.0, augment=False))
     (pull,) = torch.autograd.grad(objective._r1(torch.zeros(2, 3, 4, 4), None), slope.steep)
     assert float(pull) == pytest.approx(2 * 2.0 / 48)  # of steep^2 / 48
+
+
+def test_pictures_are_changed_for_the_critic_while_it_learns(objective: AdversarialGeneration) -> None:
+    objective.config = GANObjectiveConfig(r1=0.0)
+
+    def told() -> set[float]:
+        with torch.random.fork_rng():
+            torch.manual_seed(1)  # the generator's noise
+            return {round(float(objective(given, "critic", 0)[1]["real"]), 6), plain}
+
+    given = batch()
+    plain = round(float(objective.eval()(given, "critic", 0)[1]["real"]), 6)
+    assert told() == {plain}
+    objective.train()
+    assert len(told()) == 2
 
 
 def test_no_pair_counts_as_mismatched_that_matches() -> None:
@@ -82,7 +98,7 @@ def test_no_pair_counts_as_mismatched_that_matches() -> None:
             return torch.zeros(len(asked), 3, 4, 4)
 
     critic = Says()
-    objective = AdversarialGeneration(Nothing(), critic, 8, "labels", GANObjectiveConfig(r1=0.0))
+    objective = AdversarialGeneration(Nothing(), critic, 8, "labels", GANObjectiveConfig(r1=0.0, augment=False))
 
     def loss(*labels: int) -> float:
         given = {"pixels": torch.zeros(len(labels), 3, 4, 4), "labels": torch.tensor(labels)}

@@ -122,11 +122,13 @@ class Generator(nn.Module):
             nn.SiLU(),
             nn.Upsample(scale_factor=config.patch, mode="bilinear"),
             nn.Conv2d(HEAD, 3, 3, padding=1),
-            nn.Tanh(),
         )
 
     def forward(self, noise: Tensor, asked: Tensor | None = None) -> Tensor:
-        """Normal noise b latent and what is asked, b or b l -> pixels b 3 h w in [-1, 1]."""
+        """Normal noise b latent and what is asked, b or b l -> pixels b 3 h w, hardly beyond [-1, 1].
+
+        They pass no tanh, the gradient of which vanishes on white.
+        """
         words = self.words(asked)
         told = noise.new_zeros(len(noise), self.config.condition_width) if words is None else words
         style = self.style(torch.cat([noise, told], 1))

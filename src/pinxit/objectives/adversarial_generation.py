@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pinxit.errors import PinxitError
+from pinxit.objectives.augmentation import augmented
 from pinxit.objectives.objective import Batch, Numbers, Objective
 
 
@@ -23,11 +24,13 @@ from pinxit.objectives.objective import Batch, Numbers, Objective
 class GANObjectiveConfig:
     """What keeps the two in balance."""
 
-    r1: float = 0.03
+    r1: float = 0.3
     """gamma of R1: half of it times the squared gradient of the critic's logits at real pictures. It grows with their
-    size; 1 is for those of 256 pixels."""
+    size. A tenth of this lets the critic win: made pictures circle, and end saturated."""
     r1_every: int = 16
     """Steps between two such penalties, which count as much more."""
+    augment: bool = True
+    """Show the critic pictures changed in many ways, of which it learns fewer by heart (`objectives.augmentation`)."""
 
     def __post_init__(self) -> None:
         if self.r1 < 0 or self.r1_every < 1:
@@ -93,8 +96,8 @@ class AdversarialGeneration(Objective):
     def _judge(self, pixels: Tensor, made: Tensor, asked: Tensor | None, step: int) -> tuple[Tensor, Numbers]:
         """Real pictures above 1; made ones, and those asked for something else, below -1."""
         critic, words = self.critic, self.critic.words(asked)
-        seen = critic.see(pixels)
-        real, fake = critic.judge(seen, words).float(), critic.judge(critic.see(made), words).float()
+        seen = self._seen(pixels)
+        real, fake = critic.judge(seen, words).float(), critic.judge(self._seen(made), words).float()
         wrong = F.relu(1 + fake).mean()
         numbers: dict[str, Tensor | float] = {"real": real.detach().mean(), "made": fake.detach().mean()}
         if asked is not None:
@@ -112,7 +115,11 @@ class AdversarialGeneration(Objective):
         return loss, numbers
 
     def _logits(self, pixels: Tensor, asked: Tensor | None) -> Tensor:
-        return self.critic.judge(self.critic.see(pixels), self.critic.words(asked))
+        return self.critic.judge(self._seen(pixels), self.critic.words(asked))
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        """Features b d of pictures, changed while learning."""
+        return self.critic.see(augmented(pixels) if self.config.augment and self.training else pixels)
 
     def _r1(self, pixels: Tensor, asked: Tensor | None) -> Tensor:
         """The mean squared gradient, in float32."""

@@ -80,7 +80,7 @@ def build_gan(recipe: Recipe, context: Context, pairs: Pairs) -> Run:  # noqa: A
 
 def gan_generator() -> Recipe:
     """Texts to 64 pixels."""
-    learns = OptimizerConfig(lr=3e-4, betas=(0.0, 0.99), schedule="constant", clip=0.0)
+    learns = OptimizerConfig(lr=2e-4, betas=(0.0, 0.99), schedule="constant", clip=0.0)
     return Recipe(
         name="gan-generator",
         summary="A generator of 64 pixels after a text, and the critic that it learns against.",
@@ -170,7 +170,8 @@ def _for_classes(recipe: Recipe, name: str, summary: str) -> Pipeline:
 
 def gan_scenes() -> Pipeline:
     """On drawn scenes of one thing, beside `adm-scenes`."""
-    return _of_scenes(gan_class(), "gan-scenes", "A GAN on drawn scenes of one thing, to compare ADM with.", 4_000)
+    whole = _of_scenes(gan_class(), "gan-scenes", "A GAN on drawn scenes of one thing, to compare ADM with.", 10_000)
+    return replace(whole, hardware="1 core", hours=1.1, expected="98.8 % of classes drawn right, on white alone")
 
 
 def gan_scenes_tiny() -> Pipeline:
@@ -182,6 +183,9 @@ def _of_scenes(whole: Pipeline, name: str, summary: str, steps: int) -> Pipeline
     generator = whole.stages["generator"]
     assert isinstance(generator, Recipe)
     learns = replace(
-        generator, data=replace(generator.data, **ALONE), training=replace(generator.training, steps=steps)
+        generator,
+        data=replace(generator.data, **ALONE),
+        objective=GANObjectiveConfig(augment=False),  # as many pictures as one likes
+        training=replace(generator.training, steps=steps),
     )
     return replace(whole, name=name, summary=summary, stages={**whole.stages, "generator": learns})

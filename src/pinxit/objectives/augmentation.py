@@ -1,0 +1,56 @@
+"""What a critic sees of pictures, so that it does not learn a few thousand of them by heart (Zhao et al. 2020).
+
+Real and made pictures are changed alike, and gradients pass through to the generator, so that it does not learn to draw
+the changes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MOVED = 8
+"""Pictures are moved by up to this part of their side; what comes in repeats the border."""
+
+HIDDEN = 2
+"""A square of this part of their side is grey."""
+
+
+def augmented(pixels: Tensor) -> Tensor:
+    """b 3 h w in [-1, 1] -> the same, each in other light and colours, elsewhere, and partly hidden."""
+    return _hidden(_moved(_coloured(pixels)))
+
+
+def _coloured(x: Tensor) -> Tensor:
+    """Up to 0.5 lighter or darker; 0 to 2 times as colourful; 0.5 to 1.5 times the contrast."""
+    lighter, colourful, contrast = torch.rand(3, len(x), 1, 1, 1, device=x.device, dtype=x.dtype)
+    x = x + lighter - 0.5
+    grey = x.mean(1, keepdim=True)
+    x = grey + (x - grey) * 2 * colourful
+    middle = x.mean((1, 2, 3), keepdim=True)
+    out: Tensor = middle + (x - middle) * (contrast + 0.5)
+    return out
+
+
+def _moved(x: Tensor) -> Tensor:
+    rows, columns = (_places(x, side) for side in x.shape[2:])
+    which = torch.arange(len(x), device=x.device)[:, None, None]
+    # Indexed so, channels come last.
+    return x[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _places(x: Tensor, side: int) -> Tensor:
+    """Where each row or column is taken from: b side."""
+    most = side // MOVED
+    by = torch.randint(-most, most + 1, (len(x), 1), device=x.device)
+    return (torch.arange(side, device=x.device) + by).clamp(0, side - 1)
+
+
+def _hidden(x: Tensor) -> Tensor:
+    """The square's middle is anywhere in the picture."""
+    inside = []
+    for side in x.shape[2:]:
+        middle = torch.randint(0, side, (len(x), 1), device=x.device)
+        inside.append((torch.arange(side, device=x.device) - middle).abs() <= side // HIDDEN // 2)
+    rows, columns = inside
+    return x * ~(rows[:, None, :, None] & columns[:, None, None, :])

@@ -1,0 +1,55 @@
+"""Pictures as a critic sees them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from pinxit.objectives import augmentation
+from pinxit.objectives.augmentation import augmented
+
+
+@pytest.fixture
+def pixels() -> Tensor:
+    torch.manual_seed(0)
+    return torch.rand(64, 3, 16, 24) * 2 - 1
+
+
+def test_pictures_are_moved_by_up_to_an_eighth_and_repeat_their_border(pixels: Tensor) -> None:
+    moved = augmentation._moved(pixels)
+    found = set()
+    for picture, original in zip(moved, pixels, strict=True):
+        wide = torch.nn.functional.pad(original[None], (3, 3, 2, 2), "replicate")[0]
+        places = [
+            (down, right)
+            for down in range(5)
+            for right in range(7)
+            if torch.equal(picture, wide[:, down : down + 16, right : right + 24])
+        ]
+        assert len(places) == 1
+        found |= set(places)
+    assert {down for down, _ in found} == set(range(5)), "each way and none"
+    assert {right for _, right in found} == set(range(7))
+
+
+def test_colours_keep_their_order_and_greys_stay_grey(pixels: Tensor) -> None:
+    changed = augmentation._coloured(pixels)
+    grey = augmentation._coloured(pixels.mean(1, keepdim=True).expand(-1, 3, -1, -1))
+    torch.testing.assert_close(grey[:, 0], grey[:, 2])
+    torch.testing.assert_close(changed.mean(1).argsort(-1), pixels.mean(1).argsort(-1))
+    assert float((changed.mean((1, 2, 3)) - pixels.mean((1, 2, 3))).abs().max()) <= 0.5
+
+
+def test_a_square_of_half_the_side_is_hidden(pixels: Tensor) -> None:
+    hidden = (augmentation._hidden(pixels) == 0).all(1).float().sum((1, 2))
+    assert float(hidden.max()) == 9 * 13, "half of each side, and its middle"
+    assert float(hidden.min()) < 9 * 13, "squares may lie partly outside"
+
+
+def test_gradients_pass_but_for_what_is_hidden(pixels: Tensor) -> None:
+    leaf = pixels.clone().requires_grad_()
+    seen = augmented(leaf)
+    assert seen.shape == pixels.shape
+    (gradient,) = torch.autograd.grad(seen.square().sum(), leaf)
+    assert all(float(own.abs().max()) > 0 for own in gradient)
