@@ -7,11 +7,11 @@
 Prompts are captions (of a model for classes: classes) that at least two scenes of the source have. A model draws
 twice for each, and is held against the two scenes. Following is as `pinxit evaluate` has it. The distance of features
 is Fréchet's, by CLIP, over all pictures. Variety is one minus the cosine of the features of the two pictures of a
-prompt, as a share of that of its two scenes. Sharpness is how steep the steepest hundredth of all edges is, as a
-share of real ones'. Exchanged are pictures that show two things with each other's colours, or
-each at the other's place. A model without the option is one point; DALL·E 2 is drawn by each of its
-priors and by none, and by its first without the text for the decoder. Repeating goes on where it stopped. Writes
-results.json, plot.png and samples.png into OUT.
+prompt, as a share of that of its two scenes. Sharpness is what share of its range of
+colours a picture crosses at its steepest edges, beside that of real ones. Exchanged are pictures that show two things
+with each other's colours, or each at the other's place. A model without the option is one point; DALL·E 2 is drawn by
+each of its priors and by none, and by its first without the text for the decoder. Repeating goes on where it stopped.
+Writes results.json, plot.png and samples.png into OUT.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from torch import Tensor
 import pinxit
 from pinxit.checkpoints import catalogue
 from pinxit.checkpoints.files import fingerprint
-from pinxit.data.images import to_tensor
+from pinxit.data.images import fit, to_tensor
 from pinxit.data.pairs import open_pairs
 from pinxit.data.sample import Pairs
 from pinxit.data.scene_world import CATEGORIES, OPPOSITE, Ask, Thing
@@ -54,6 +54,12 @@ Prompt = tuple[str, Ask, tuple[int, int]]
 
 WORDLESS = "decoder without text"
 """A way to draw by DALL·E 2, and its name."""
+
+SIDE = 64
+"""Pixels of real scenes."""
+
+EDITION = 2
+"""Of what is measured, which results are not kept beyond."""
 
 mpl.use("agg")
 
@@ -106,16 +112,20 @@ def variety(features: Tensor) -> float:
 
 
 def sharpness(pictures: Sequence[Image.Image]) -> float:
-    """The mean of the largest hundredth of differences of neighbouring pixels, over several pictures."""
-    pixels = torch.stack([to_tensor(picture) for picture in pictures])
-    edges = torch.cat([pixels.diff(dim=axis).abs().flatten() for axis in (2, 3)])
-    return float(edges.topk(len(edges) // 100).values.mean())
+    """How much of its range of colours a picture crosses at the steepest hundredth of its edges, on average."""
+    shares = []
+    for picture in pictures:
+        pixels = to_tensor(fit(picture, SIDE))
+        edges = torch.cat([pixels.diff(dim=axis).abs().amax(0).flatten() for axis in (1, 2)])
+        span = (pixels.amax((1, 2)) - pixels.amin((1, 2))).max().clamp_min(1e-6)
+        shares.append(float(edges.topk(len(edges) // 100).values.mean() / span))
+    return sum(shares) / len(shares)
 
 
 def measure(folder: Path, settings: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
     """What one model draws by one setting."""
     system, clip = opened(folder), load_clip(given.clip, "cpu")
-    pairs = open_pairs(given.data, size=64)
+    pairs = open_pairs(given.data, size=SIDE)
     prompts = prompts_of(pairs, given.n, classes=not system.reads_texts)
     texts = [text for text, *_ in prompts for _ in range(2)]
     asks = [ask for _, ask, _ in prompts for _ in range(2)]
@@ -225,7 +235,7 @@ def samples(
         system = opened(folder)
         classes = not system.reads_texts
         each = given.columns if classes else 2  # classes are of one category
-        prompts = prompts_of(open_pairs(given.data, size=64), each, classes=classes)[: given.columns]
+        prompts = prompts_of(open_pairs(given.data, size=SIDE), each, classes=classes)[: given.columns]
         heads = heads or [text for text, *_ in prompts]
         told = results[name]
         for row in dict.fromkeys((0, len(told) // 2, len(told) - 1)):
@@ -277,7 +287,8 @@ def main() -> None:
             results[name], folders[name] = [], folder
             for settings in ways:
                 model, clip = (fingerprint(catalogue.find(path).folder) for path in (folder, given.clip))
-                asked = {"model": model, "clip": clip, "settings": settings, "data": given.data, "n": given.n}
+                asked = {"model": model, "clip": clip, "settings": settings, "data": given.data}
+                asked |= {"n": given.n, "edition": EDITION}
                 told = "-".join([folder.name, *(f"{option}-{_told(value)}" for option, value in settings.items())])
                 (given.out / told).mkdir(parents=True, exist_ok=True)
                 results[name].append(kept(given.out / told, asked, partial(measure, folder, settings, given)))

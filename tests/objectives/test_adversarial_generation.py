@@ -63,19 +63,30 @@ def test_the_penalty_flattens_the_critic() -> None:
     assert float(pull) == pytest.approx(2 * 2.0 / 48)  # of steep^2 / 48
 
 
-def test_pictures_are_changed_for_the_critic_while_it_learns(objective: AdversarialGeneration) -> None:
-    objective.config = GANObjectiveConfig(r1=0.0)
+@pytest.mark.parametrize("augment", [True, False])
+def test_the_critic_sees_real_and_made_pictures_changed_alike(augment: bool) -> None:
+    class Sees(Critic):
+        def __init__(self) -> None:
+            super().__init__(LABELS)
+            self.shown: list[Tensor] = []
 
-    def told() -> set[float]:
-        with torch.random.fork_rng():
-            torch.manual_seed(1)  # the generator's noise
-            return {round(float(objective(given, "critic", 0)[1]["real"]), 6), plain}
+        def see(self, pixels: Tensor) -> Tensor:
+            self.shown.append(pixels)
+            return super().see(pixels)
 
-    given = batch()
-    plain = round(float(objective.eval()(given, "critic", 0)[1]["real"]), 6)
-    assert told() == {plain}
-    objective.train()
-    assert len(told()) == 2
+    class Draws(nn.Module):
+        def forward(self, noise: Tensor, asked: Tensor) -> Tensor:  # noqa: ARG002
+            return made
+
+    critic, given = Sees(), batch()
+    made = torch.rand_like(given["pixels"])
+    objective = AdversarialGeneration(Draws(), critic, 8, "labels", GANObjectiveConfig(r1=0.0, augment=augment))
+    objective(given, "critic", 0)
+    objective(given, "generator", 0)
+    objective.validate(given, 0)
+    shown = [given["pixels"], made, made, given["pixels"], made]
+    for seen, whole in zip(critic.shown, shown, strict=True):
+        assert all(torch.equal(one, other) != augment for one, other in zip(seen, whole, strict=True))
 
 
 def test_no_pair_counts_as_mismatched_that_matches() -> None:

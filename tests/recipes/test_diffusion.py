@@ -102,8 +102,12 @@ def test_a_part_of_a_picture_after_what_was_learnt_of_whole_ones(tmp_path: Path)
     assert (pixels[:, :16] != (255, 0, 0)).any()
 
 
-def test_training_starts_from_a_network_that_is_alike(tmp_path: Path) -> None:
+def test_training_starts_from_a_network_that_is_alike(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run("ddpm-tiny", tmp_path / "ddpm")
+    run("ddpm-tiny", tmp_path / "alike", start=str(tmp_path / "ddpm" / "base"))
+    assert "has to learn" not in caplog.text
+    run("ddpm-tiny", tmp_path / "eps", "base.model.process.target=eps", start=str(tmp_path / "ddpm" / "base"))
+    assert "starts from a network that tells v, and has to learn to tell eps" in caplog.text
     with pytest.raises(PinxitError, match=r"Training cannot start from .*, whose network is another: "):
         run("glide-tiny", tmp_path / "glide", start=str(tmp_path / "ddpm" / "base"))
     glide = run("glide-tiny", tmp_path / "glide")

@@ -224,7 +224,7 @@ class Denoiser(nn.Module):
         if self.config.text:
             assert asked.ids is not None
             tokens.append(self.text(asked.ids))
-            added.append(self.text_to_time(self.text.whole(tokens[-1])))
+            added.append(self.text_to_time(self.text.whole(tokens[-1], asked.ids)))
         if self.config.reads:
             assert asked.read is not None
             assert asked.read_mask is not None

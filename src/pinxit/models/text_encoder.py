@@ -23,9 +23,9 @@ class TextEncoderConfig:
     width: int
     depth: int
     heads: int
-    stands: Literal["last", "mean"] = "last"
+    stands: Literal["last", "mean", "words"] = "last"
     """What stands for the whole text: its last position, as in GLIDE, which has to learn first to gather the others; or
-    the mean of all, by which little training goes far."""
+    the mean of all, by which little training goes far; or of those that are no pads, which tell short texts apart."""
     token_shift: bool = False
     """Whether tokens see their neighbours before the first block (as in RWKV, Peng et al. 2023).
 
@@ -63,9 +63,16 @@ class TextEncoder(nn.Module):
         out: Tensor = self.norm(self.transformer(tokens + self.positions))
         return out
 
-    def whole(self, tokens: Tensor) -> Tensor:
-        """Tokens b l w, as they come out -> what stands for the text, b w."""
-        return tokens[:, -1] if self.config.stands == "last" else tokens.mean(1)
+    def whole(self, tokens: Tensor, ids: Tensor) -> Tensor:
+        """Tokens b l w, as they come out of ids b l -> what stands for the text, b w: zeros for no words at all."""
+        match self.config.stands:
+            case "last":
+                return tokens[:, -1]
+            case "mean":
+                return tokens.mean(1)
+            case "words":
+                words = (ids < self.config.vocabulary)[:, :, None]
+                return (tokens * words).sum(1) / words.sum(1).clamp_min(1)
 
 
 def _shifted(tokens: Tensor) -> Tensor:

@@ -26,11 +26,11 @@ class GANObjectiveConfig:
 
     r1: float = 0.3
     """gamma of R1: half of it times the squared gradient of the critic's logits at real pictures. It grows with their
-    size. A tenth of this lets the critic win: made pictures circle, and end saturated."""
+    size."""
     r1_every: int = 16
     """Steps between two such penalties, which count as much more."""
     augment: bool = True
-    """Show the critic pictures changed in many ways, of which it learns fewer by heart (`objectives.augmentation`)."""
+    """Show the critic pictures that are changed in many ways, so that it does not learn a few thousand by heart."""
 
     def __post_init__(self) -> None:
         if self.r1 < 0 or self.r1_every < 1:
@@ -88,7 +88,8 @@ class AdversarialGeneration(Objective):
             return self._judge(pixels, made.to(pixels.dtype), asked, step)
         for value in self.critic.parameters():  # this turn moves the generator alone
             value.requires_grad_(False)
-        loss = -self._logits(self.generator(noise, asked), asked).float().mean()
+        made = self.generator(noise, asked).to(pixels.dtype)
+        loss = -self._logits(made, asked).float().mean()
         for value in self.critic.parameters():
             value.requires_grad_(True)
         return loss, {}
@@ -118,8 +119,8 @@ class AdversarialGeneration(Objective):
         return self.critic.judge(self._seen(pixels), self.critic.words(asked))
 
     def _seen(self, pixels: Tensor) -> Tensor:
-        """Features b d of pictures, changed while learning."""
-        return self.critic.see(augmented(pixels) if self.config.augment and self.training else pixels)
+        """Features b d of pictures, real and made ones changed alike."""
+        return self.critic.see(augmented(pixels) if self.config.augment else pixels)
 
     def _r1(self, pixels: Tensor, asked: Tensor | None) -> Tensor:
         """The mean squared gradient, in float32."""

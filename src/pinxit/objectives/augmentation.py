@@ -1,4 +1,4 @@
-"""What a critic sees of pictures, so that it does not learn a few thousand of them by heart (Zhao et al. 2020).
+"""Differentiable augmentation of what a critic sees, so that it does not learn it by heart (Zhao et al. 2020).
 
 Real and made pictures are changed alike, and gradients pass through to the generator, so that it does not learn to draw
 the changes.
@@ -9,15 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-MOVED = 8
-"""Pictures are moved by up to this part of their side; what comes in repeats the border."""
+MOVED = 1 / 8
+"""The share of their side by which pictures are moved at most; what comes in repeats the border."""
 
-HIDDEN = 2
-"""A square of this part of their side is grey."""
+HIDDEN = 1 / 2
+"""The side of the square that is grey, as a share of theirs."""
 
 
 def augmented(pixels: Tensor) -> Tensor:
-    """b 3 h w in [-1, 1] -> the same, each in other light and colours, elsewhere, and partly hidden."""
+    """b 3 h w in [-1, 1] -> each in other light and colours, elsewhere, and partly hidden; not clamped."""
     return _hidden(_moved(_coloured(pixels)))
 
 
@@ -41,7 +41,7 @@ def _moved(x: Tensor) -> Tensor:
 
 def _places(x: Tensor, side: int) -> Tensor:
     """Where each row or column is taken from: b side."""
-    most = side // MOVED
+    most = int(side * MOVED)
     by = torch.randint(-most, most + 1, (len(x), 1), device=x.device)
     return (torch.arange(side, device=x.device) + by).clamp(0, side - 1)
 
@@ -50,7 +50,9 @@ def _hidden(x: Tensor) -> Tensor:
     """The square's middle is anywhere in the picture."""
     inside = []
     for side in x.shape[2:]:
+        hidden = int(side * HIDDEN)
         middle = torch.randint(0, side, (len(x), 1), device=x.device)
-        inside.append((torch.arange(side, device=x.device) - middle).abs() <= side // HIDDEN // 2)
+        behind = torch.arange(side, device=x.device) + hidden // 2 - middle
+        inside.append((behind >= 0) & (behind < hidden))
     rows, columns = inside
     return x * ~(rows[:, None, :, None] & columns[:, None, None, :])

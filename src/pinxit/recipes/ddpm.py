@@ -45,7 +45,7 @@ def ddpm_base() -> Recipe:
     """The one network."""
     return Recipe(
         name="ddpm-base",
-        summary="DDPM's U-Net at 64 pixels: tells the noise in pictures.",
+        summary="DDPM's U-Net at 64 pixels: learns pictures alone.",
         hardware="1 core",
         hours=None,
         expected=UNMEASURED,
@@ -72,7 +72,7 @@ def improved_base() -> Recipe:
     return replace(
         ddpm_base(),
         name="improved-ddpm-base",
-        summary="Improved DDPM's U-Net at 64 pixels: tells the variance of steps too.",
+        summary="Improved DDPM's U-Net at 64 pixels: learns pictures, and the variance of steps.",
         model=IMPROVED,
         objective=DenoisingConfig(learns="hybrid"),
     )
@@ -101,7 +101,7 @@ def tiny(recipe: Recipe) -> Recipe:
 def ddpm() -> Pipeline:
     """Denoising diffusion."""
     whole = _whole("ddpm", "DDPM at 64 pixels: pictures like those of a folder.", ddpm_base())
-    return replace(whole, hours=0.6)
+    return replace(whole, hours=0.6, expected="60,000 drawn scenes: samples 1.3 times as rough as scenes")
 
 
 def ddpm_tiny() -> Pipeline:
@@ -111,7 +111,7 @@ def ddpm_tiny() -> Pipeline:
 
 def improved_ddpm() -> Pipeline:
     """With learnt variances, which fewer steps are enough for."""
-    return replace(_whole("improved-ddpm", "Improved DDPM at 64 pixels.", improved_base()), hours=0.6)
+    return _whole("improved-ddpm", "Improved DDPM at 64 pixels.", improved_base())
 
 
 def improved_ddpm_tiny() -> Pipeline:

@@ -6,6 +6,7 @@ The recipes themselves are those of each system: `ddpm`, `adm`, `glide`.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pinxit.checkpoints import catalogue
-from pinxit.checkpoints.files import read_config, read_tensors, to_config
+from pinxit.checkpoints.files import from_config, read_config, read_tensors, to_config
 from pinxit.data.augment import random_mask
 from pinxit.data.degrade import Damage, degraded
 from pinxit.data.images import grid, to_pil
@@ -38,6 +39,8 @@ from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.conditions import LabelCondition
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
 from pinxit.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 VALIDATION_BATCH = 64
 
@@ -303,6 +306,9 @@ def _go_on(network: Denoiser, folder: Path) -> None:
     except RuntimeError as fault:
         told = " ".join(str(fault).split())[:200]
         raise PinxitError(f"Training cannot start from {folder}, whose network is another: {told}") from fault
+    begun = from_config(DenoiserConfig, read_config(folder).get("config", {})).process.target
+    if begun != (target := network.config.process.target):
+        logger.warning("Training starts from a network that tells %s, and has to learn to tell %s.", begun, target)
 
 
 def large_enough(recipe: Recipe, context: Context) -> None:
