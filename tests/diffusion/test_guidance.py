@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pinxit.diffusion import guidance
 from pinxit.diffusion.levels import Denoised, Denoiser, Level
-from pinxit.diffusion.samplers import ddim, last
+from pinxit.diffusion.samplers import ancestral, ddim, last
 from pinxit.diffusion.schedules import Discrete, DiscreteConfig
 
 LEVELS = Discrete(DiscreteConfig()).levels(100)
@@ -31,7 +31,7 @@ def test_switched_off_each_is_the_same_denoiser() -> None:
     plain: Denoiser = TWO.denoise
     assert guidance.classifier_free(plain, both, 1.0) is plain
     assert guidance.autoguidance(plain, GAUSSIAN.denoise, 1.0) is plain
-    assert guidance.by_gradient(plain, lambda x, level: x.sum(1), 0.0) is plain  # noqa: ARG005
+    assert guidance.by_gradient(plain, guidance.uphill(lambda x, level: x.sum(1), 0.0)) is plain  # noqa: ARG005
     assert guidance.clipped(plain, None) is plain
     assert guidance.dynamic_threshold(plain, None) is plain
     assert guidance.keeping(plain, noise(1), None) is plain
@@ -76,14 +76,24 @@ def test_autoguidance_sharpens() -> None:
     assert made[made > 0].std() < plain[plain > 0].std()
 
 
-def test_a_classifier_chooses_the_hump() -> None:
+@pytest.mark.parametrize("by", ["noise", "mean"])
+def test_a_classifier_chooses_the_hump(by: str) -> None:
     """p(right | x) of the noisy mixture, which Bayes knows: guided by it, all samples come out right."""
 
     def log_right(x: Tensor, level: Level) -> Tensor:
         total = (level.alpha * 0.1) ** 2 + level.sigma**2
         return torch.nn.functional.logsigmoid(2 * level.alpha * 0.6 * x / total).sum(1)
 
-    made = last(ddim(guidance.by_gradient(TWO.denoise, log_right, 1.0), noise(5_000), LEVELS))
+    lead = guidance.uphill(log_right, 1.0)
+    if by == "noise":
+        made = last(ddim(guidance.by_gradient(TWO.denoise, lead), noise(5_000), LEVELS))
+    else:
+        generator = torch.Generator().manual_seed(1)
+
+        def fresh(x: Tensor) -> Tensor:
+            return torch.empty_like(x).normal_(generator=generator)
+
+        made = last(ancestral(TWO.denoise, noise(5_000), LEVELS, lead=lead, noise=fresh))
     assert (made > 0).double().mean().item() > 0.995
     assert made.mean().item() == pytest.approx(0.6, abs=0.02)
     assert made.std().item() == pytest.approx(0.1, abs=0.02)

@@ -10,6 +10,7 @@ import torch
 from pinxit.diffusion.levels import CLEAN
 from pinxit.diffusion.process import Process, ProcessConfig, Target, spread
 from pinxit.diffusion.schedules import (
+    EDM,
     FAST27,
     Discrete,
     DiscreteConfig,
@@ -71,6 +72,8 @@ def test_respacing_is_improved_ddpms() -> None:
     assert [level.time for level in LINEAR.levels(5)[:-1]] == [999, 749, 500, 250, 0]
     assert LINEAR.levels(5)[-1] == CLEAN
     assert even(0, 9, 1) == [0]
+    for schedule in (LINEAR, EDM(EDMConfig()), Flow(FlowConfig())):
+        assert schedule.levels(1) == [schedule.levels(9)[0], CLEAN], "a single step starts from all noise"
     assert len(LINEAR.levels(1_000)) == 1_001
 
 

@@ -29,6 +29,7 @@ def test_a_network_that_tells_of_no_noise_draws_noise(caplog: pytest.LogCaptureF
     [
         ({}, None),
         ({"ddim_roughness": 2.5, "ddpm_roughness": 2.2}, r"Samples are 2\.2 times as rough"),
+        ({"ddim_roughness": 0.3, "ddpm_roughness": 0.1}, r"Samples are 0\.30 times as rough .* flat colours"),
         ({"ddpm_roughness": 1.8}, "DDIM and DDPM disagree: their samples are 1.10 and 1.80 times as rough"),
         ({"ddpm_brightness": 0.4}, "DDIM and DDPM disagree"),
         ({"averaged_error_over_raw": 1.2}, None),

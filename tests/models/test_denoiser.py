@@ -164,3 +164,8 @@ def test_all_that_is_told_counts() -> None:
     both = network(X, TIMES, Conditioning(labels=labels, ids=ids))
     assert not torch.allclose(both, network(X, TIMES, Conditioning(labels=labels + 1, ids=ids)))
     assert not torch.allclose(both, network(X, TIMES, Conditioning(labels=labels, ids=ids.flip(1))))
+
+
+def test_only_what_enlarges_is_shown_noisy_pictures() -> None:
+    with pytest.raises(PinxitError, match=r"low_noise=0\.5 without low: leave it out, or give low"):
+        DenoiserConfig(SMALL, ProcessConfig(), low_noise=0.5)

@@ -119,3 +119,47 @@ def test_no_pair_counts_as_mismatched_that_matches() -> None:
     assert critic.seen == 2, "real pictures once, and made ones"
     real, made, first_and_last = 2 / 3, 13 / 3, (11 + 1) / 2
     assert loss(0, 0, 1) == pytest.approx(real + (made + first_and_last) / 2)
+
+
+def test_each_turn_goes_its_way() -> None:
+    """The generator's up the critic's logits; the critic's is heavier by the penalty."""
+    torch.manual_seed(0)
+    given, networks = batch(), (Generator(LABELS), Critic(LABELS))
+
+    def objective(r1: float) -> AdversarialGeneration:
+        return AdversarialGeneration(*networks, LABELS.latent, "labels", GANObjectiveConfig(r1, 4, augment=False))
+
+    def of(turn: str, r1: float) -> tuple[float, dict[str, float]]:
+        torch.manual_seed(1)
+        loss, numbers = objective(r1)(given, turn, 0)
+        return float(loss.detach()), {name: float(value) for name, value in numbers.items()}
+
+    torch.manual_seed(1)
+    made = networks[0](torch.randn(ROWS, LABELS.latent), given["labels"])
+    logits = networks[1].judge(networks[1].see(made), networks[1].words(given["labels"]))
+    assert of("generator", 0.0)[0] == pytest.approx(-float(logits.detach().mean()), rel=1e-5)
+    (plain, _), (heavier, numbers) = of("critic", 0.0), of("critic", 3.0)
+    assert heavier - plain == pytest.approx(4 * 3.0 / 2 * numbers["r1"], abs=1e-6)
+
+
+def test_what_is_told_of_mismatches_is_of_them_alone() -> None:
+    class Knows(Critic):
+        def see(self, pixels: Tensor) -> Tensor:
+            return pixels[:, 0, 0, 0].long()
+
+        def judge(self, features: Tensor, words: Tensor | None) -> Tensor:
+            assert words is not None
+            return torch.where(features == words, 5.0, -5.0)
+
+    class Nothing(nn.Module):
+        def forward(self, noise: Tensor, asked: Tensor) -> Tensor:  # noqa: ARG002
+            return torch.zeros(len(asked), 3, 32, 32)
+
+    critic = Knows(LABELS)
+    critic.words = nn.Identity()  # type: ignore[assignment]
+    labels = torch.tensor([0, 0, 0, 1])
+    pixels = labels.float().view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
+    objective = AdversarialGeneration(Nothing(), critic, 8, "labels", GANObjectiveConfig(r1=0.0, augment=False))
+    _, numbers = objective({"pixels": pixels, "labels": labels}, "critic", 0)
+    assert float(numbers["real"]) == 5
+    assert float(numbers["mismatched"]) == -5

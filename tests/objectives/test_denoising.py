@@ -186,9 +186,20 @@ def test_importance_changes_no_mean() -> None:
 
 
 def test_validation_tells_errors_by_the_noise() -> None:
-    objective = Denoising(Net(), ProcessConfig(COSINE), DenoisingConfig()).eval()
-    numbers = objective.validate({"pixels": two_humps(32)}, 0)
-    assert {"error", "error_at_10%", "error_at_90%"} <= numbers.keys()
+    """Whatever they count."""
+    network, pixels, found = Net(), two_humps(32), []
+    for weighting in ("even", "min-snr", "velocity"):
+        torch.manual_seed(0)
+        process = ProcessConfig(COSINE, target="x0")
+        found.append(Denoising(network, process, DenoisingConfig(weighting)).eval().validate({"pixels": pixels}, 0))
+    assert {"error", "error_at_10%", "error_at_90%"} <= found[0].keys()
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("weighting", ["velocity", "edm"])
+def test_what_counts_noise_alone_is_refused(weighting: Any) -> None:
+    with pytest.raises(PinxitError, match=f"weighting={weighting} with process.target=eps: .* Allowed are even and"):
+        Denoising(Net(), ProcessConfig(COSINE), DenoisingConfig(weighting))
 
 
 def test_shares_are_one_of_each_part() -> None:

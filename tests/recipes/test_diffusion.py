@@ -71,6 +71,12 @@ def test_scenes_of_one_thing(name: str, tmp_path: Path) -> None:
         system.generate("several", 1, **few)
 
 
+def test_scenes_by_their_captions(tmp_path: Path) -> None:
+    system = run("glide-scenes-tiny", tmp_path, source="scenes:200")
+    assert system.cascade.base.config.text.length == 24
+    assert system.generate("two red rings", 1, rerank=2, steps=3)[0].image.size == (32, 32)
+
+
 def test_texts_a_cascade_and_clip(tmp_path: Path) -> None:
     system = run("glide-128-tiny", tmp_path)
     assert (system.kind, system.generate("a red star", 2, rerank=3, steps=3)[0].image.size) == ("glide", (32, 32))

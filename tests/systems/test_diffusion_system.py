@@ -1,6 +1,7 @@
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 
 import pinxit
 from pinxit.checkpoints.files import save_checkpoint, to_config, write_config
+from pinxit.diffusion.guidance import uphill
 from pinxit.diffusion.process import Process, ProcessConfig, spread
 from pinxit.diffusion.schedules import DiscreteConfig, FlowConfig
 from pinxit.errors import PinxitError
@@ -22,7 +24,7 @@ from pinxit.objectives.noised_classification import NoisedClassification
 from pinxit.systems.cascade import Cascade
 from pinxit.systems.conditions import LabelCondition, TextCondition
 from pinxit.systems.diffusion_system import DiffusionSystem
-from pinxit.systems.gradients import ClassifierJudge
+from pinxit.systems.gradients import ClassifierJudge, CLIPJudge
 from pinxit.systems.noise_drawing import SAMPLERS, Drawing, NoiseDrawer
 from pinxit.systems.picture import Picture
 from pinxit.text.tokenizer import Tokenizer
@@ -297,6 +299,14 @@ def test_a_classifier_has_to_know_the_classes_of_the_base(tmp_path: Path) -> Non
     save_checkpoint(tmp_path / "noised_classifier", {**known, "labels": ["cat", "fish"]}, networks)
     with pytest.raises(PinxitError, match=r"knows the class 'fish' where the base has 'dog'"):
         pinxit.load(tmp_path, "cpu")
+    larger = replace(judges, unet=replace(UNET, size=32))
+    save_checkpoint(
+        tmp_path / "noised_classifier",
+        {**known, "config": to_config(larger), "labels": ["cat", "dog"]},
+        {"noised_classifier": NoisedClassifier(larger)},
+    )
+    with pytest.raises(PinxitError, match=r"judges pictures of 32 pixels a side, and the base draws 16\. Train it for"):
+        pinxit.load(tmp_path, "cpu")
 
 
 class Known(Denoiser):
@@ -318,3 +328,57 @@ def test_noise_that_makes_a_picture_is_found_again() -> None:
     assert (drawer.draw(asked, [7, 8], how) - pictures).abs().mean() > 0.1
     varied = [drawer.draw(asked, [seed] * 2, how._replace(eta=1.0), start_from=noise) for seed in (7, 8)]
     assert (varied[0] - varied[1]).abs().mean() > 0.1
+
+
+def test_a_clip_leads_each_picture_to_its_own_text() -> None:
+    torch.manual_seed(0)
+    clip = make_clip(TOKENIZER, levels=100)
+    score = CLIPJudge(clip)(["a red star", "a blue moon"])(0, 2)
+    level = Process(COSINE).schedule.levels(100)[50]
+    lead = uphill(score, 1.0)
+    assert lead is not None
+    side = clip.clip.config.vision.size
+    x = torch.randn(2, 3, side, side)
+    with torch.no_grad():
+        texts = clip.encode_text(["a red star", "a blue moon"])
+        rows = clip.clip.encode_image(x, torch.full((2,), level.time))
+        torch.testing.assert_close(score(x, level), clip.clip.logit_scale.exp() * (rows * texts).sum(1))
+        step = 1e-2 * torch.nn.functional.normalize(lead(x, level).flatten(1)).view_as(x)
+        assert (score(x + step, level) > score(x, level)).all()
+        assert (score(x - step, level) < score(x, level)).all()
+
+
+def test_repaint_goes_over_each_tenth_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawer = make_drawer(DenoiserConfig(UNET, COSINE))
+    walked: list[float] = []
+    forward = drawer._forward
+
+    def counted(x: Tensor, times: Tensor, guide: Guide) -> Tensor:
+        walked.append(float(times[0]))
+        return forward(x, times, guide)
+
+    monkeypatch.setattr(drawer, "_forward", counted)
+    mask = torch.zeros(1, 1, 16, 16)
+    drawer.draw(Conditioning(known=torch.zeros(1, 3, 16, 16), mask=mask), [0], Drawing("ddpm", 20))
+    times = [level.time for level in drawer.levels(20)[:-1]]
+    assert walked == [time for start in range(0, 20, 2) for _ in range(5) for time in times[start : start + 2]]
+
+
+def test_what_has_learnt_from_whole_pictures_sees_them_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pinxit.systems.noise_drawing.TILE", 16)
+    monkeypatch.setattr("pinxit.systems.tiles.TILE", 16)
+    monkeypatch.setattr("pinxit.systems.tiles.OVERLAP", 8)
+    plain = replace(UNET, size=32, middle=False)
+    for unet, whole in ((plain, False), (replace(plain, positions=True), True)):
+        drawer = make_drawer(DenoiserConfig(unet, COSINE, low=16))
+        sides: set[int] = set()
+        forward = drawer._forward
+
+        def seen(x: Tensor, times: Tensor, guide: Guide, forward: Any = forward, sides: set[int] = sides) -> Tensor:
+            sides.add(x.shape[-1])
+            told: Tensor = forward(x, times, guide)
+            return told
+
+        monkeypatch.setattr(drawer, "_forward", seen)
+        drawer.draw(Conditioning(low=torch.zeros(1, 3, 16, 16)), [0], Drawing("ddim", 2))
+        assert (sides == {32}) == whole

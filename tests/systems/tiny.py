@@ -52,9 +52,10 @@ def make_drawer(tokenizer: Tokenizer, codec: Codec) -> TokenDrawer:
     return TokenDrawer.ready(make_transformer(tokenizer, codec), torch.device("cpu"))
 
 
-def make_clip(tokenizer: Tokenizer) -> CLIPSystem:
+def make_clip(tokenizer: Tokenizer, levels: int | None = None) -> CLIPSystem:
     torch.manual_seed(2)
-    return CLIPSystem(CLIP(clip.SIZES["tiny-32"].with_vocabulary(tokenizer.vocab_size)), tokenizer)
+    config = clip.SIZES["tiny-32"].with_vocabulary(tokenizer.vocab_size)
+    return CLIPSystem(CLIP(replace(config, vision=replace(config.vision, levels=levels))), tokenizer)
 
 
 def make_dalle1(*, with_clip: bool = True) -> TokenSystem:

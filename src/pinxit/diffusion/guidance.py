@@ -12,6 +12,9 @@ from pinxit.diffusion.levels import Denoised, Denoiser, Level
 
 ALWAYS = (0.0, float("inf"))
 
+Lead = Callable[[Tensor, Level], Tensor]
+"""Noisy values b ... and their level -> the gradient of something to climb, b ..."""
+
 
 def classifier_free(
     plain: Denoiser, both: Denoiser, scale: float, *, interval: tuple[float, float] = ALWAYS
@@ -59,22 +62,39 @@ def _first_half(values: Tensor | None) -> Tensor | None:
     return None if values is None else values.chunk(2)[0]
 
 
-def by_gradient(denoise: Denoiser, score: Callable[[Tensor, Level], Tensor], scale: float) -> Denoiser:
-    """Up the gradient of a score of noisy values, b ... -> b: a classifier's log probability (Dhariwal and Nichol 2021,
-    algorithm 2), or the likeness to a text by a CLIP that has learnt from noisy pictures (Nichol et al. 2021, section
-    2.4). `scale` 0 is none.
+def uphill(score: Callable[[Tensor, Level], Tensor], scale: float) -> Lead | None:
+    """The scaled gradient of a score of noisy values, b ... -> b: a classifier's log probability (Dhariwal and Nichol
+    2021), or the likeness to a text by a CLIP that has learnt from noisy pictures (Nichol et al. 2021, section 2.4).
+
+    With `scale` 0, none.
     """
     if scale == 0:
+        return None
+
+    def lead(x: Tensor, level: Level) -> Tensor:
+        if not level.alpha:  # nothing of the picture is there to judge
+            return torch.zeros_like(x)
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(score(leaf, level).sum(), leaf)
+        return scale * gradient
+
+    return lead
+
+
+def by_gradient(denoise: Denoiser, lead: Lead | None) -> Denoiser:
+    """Up a gradient, which moves what is told of the noise (Dhariwal and Nichol 2021, algorithm 2).
+
+    DDPM, by its algorithm 1, moves the mean of each step instead (`samplers.ancestral`).
+    """
+    if lead is None:
         return denoise
 
     def guided(x: Tensor, level: Level) -> Denoised:
         told = denoise(x, level)
-        if not level.alpha:  # nothing of the picture is there to judge
+        if not level.alpha:
             return told
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(score(leaf, level).sum(), leaf)
-        return Denoised(told.x0 + scale * level.sigma**2 / level.alpha * gradient, told.variance)
+        return Denoised(told.x0 + level.sigma**2 / level.alpha * lead(x, level), told.variance)
 
     return guided
 

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from pinxit.diffusion.guidance import Lead
 from pinxit.diffusion.levels import Denoised, Denoiser, Level, at_level, noise_in
 from pinxit.diffusion.process import interpolated, posterior
 from pinxit.errors import PinxitError
@@ -49,21 +50,41 @@ def ancestral(
     *,
     variance: Variance = "small",
     error: Callable[[Level], float] | None = None,
+    lead: Lead | None = None,
     noise: Noise = torch.randn_like,
 ) -> Iterator[Step]:
     """DDPM (Ho et al. 2020, algorithm 2).
 
-    `error` tells the mean squared error of what is expected of clean values at a level. What they may be beside that
-    adds to the posterior's variance, so that few steps are as various as many (Bao et al. 2022, "Analytic-DPM").
+    `lead` moves the mean of every step by so many of its variances (Dhariwal and Nichol 2021, algorithm 1), but for the
+    last, which has none. `error` tells the mean squared error of what is expected of clean values at a level. What they
+    may be beside that adds to the posterior's variance, so that few steps are as various as many (Bao et al. 2022,
+    "Analytic-DPM").
     """
     for level, to in pairwise(levels):
         told = denoise(x, level)
-        x, small, large = posterior(x, told.x0, level, to)
-        if to.sigma:
-            if error is not None:
-                small += (to.alpha * large / level.sigma**2) ** 2 * error(level)
-            x = x + _spread_of(told, variance, small, large) * noise(x)
+        x = _step(x, told, level, to, variance, noise, lead, error)
         yield Step(x, told.x0, to)
+
+
+def _step(
+    x: Tensor,
+    told: Denoised,
+    level: Level,
+    to: Level,
+    variance: Variance,
+    noise: Noise,
+    lead: Lead | None,
+    error: Callable[[Level], float] | None = None,
+) -> Tensor:
+    mean, small, large = posterior(x, told.x0, level, to)
+    if not to.sigma:
+        return mean
+    if error is not None:
+        small += (to.alpha * large / level.sigma**2) ** 2 * error(level)
+    std = _spread_of(told, variance, small, large)
+    if lead is not None:
+        mean = mean + std**2 * lead(x, level)
+    return mean + std * noise(x)
 
 
 def _spread_of(told: Denoised, variance: Variance, small: float, large: float) -> Tensor | float:
@@ -185,7 +206,6 @@ def dpm_solver(
     x: Tensor,
     levels: Sequence[Level],
     *,
-    order: Literal[1, 2] = 2,
     random: bool = False,
     noise: Noise = torch.randn_like,
 ) -> Iterator[Step]:
@@ -202,7 +222,7 @@ def dpm_solver(
             yield Step(to.alpha * x0, x0, to)
             return
         step = _log_ratio(to) - here
-        if order == 2 and before and math.isfinite(step) and math.isfinite(before[1]):
+        if before and math.isfinite(step) and math.isfinite(before[1]):
             expected = x0 + (x0 - before[0]) * step / (2 * (here - before[1]))
         shrunk = math.exp(-step)
         if random:
@@ -229,6 +249,7 @@ def repaint(
     jump: int = 10,
     repeats: int = 1,
     variance: Variance = "small",
+    lead: Lead | None = None,
     noise: Noise = torch.randn_like,
 ) -> Iterator[Step]:
     """RePaint (Lugmayr et al. 2022, algorithm 1): DDPM where `mask` is 1, and `known` clean values, noised, elsewhere.
@@ -242,9 +263,7 @@ def repaint(
                 x = _noisier(x, ahead[-1], ahead[0], noise)
             for level, to in pairwise(ahead):
                 told = denoise(x, level)
-                x, small, large = posterior(x, told.x0, level, to)
-                if to.sigma:
-                    x = x + _spread_of(told, variance, small, large) * noise(x)
+                x = _step(x, told, level, to, variance, noise, lead)
                 x = mask * x + (1 - mask) * at_level(known, noise(x), to)
                 yield Step(x, told.x0, to)
 

@@ -111,11 +111,13 @@ class Discrete:
 
         "even" is improved DDPM's respacing, from the first level to the last; "leading" and "trailing" are whole
         strides from the first level up, or from the last one down (Lin et al. 2023, table 2); "karras" is even in
-        sigma^(1/7) (Karras et al. 2022, equation 5), between levels.
+        sigma^(1/7) (Karras et al. 2022, equation 5), between levels. A single one is the noisiest.
         """
         most = self.config.steps
         if not 1 <= steps <= most:
             raise PinxitError(f"steps={steps}: this model has {most} levels of noise; allowed is 1 to {most}.")
+        if steps == 1:
+            return self.through([most - 1])
         match spacing:
             case "even":
                 return self.through(even(0, most - 1, steps))

@@ -20,6 +20,9 @@ WALKS = {"ddim": 20, "ddpm": 50}
 ROUGH = 2.0
 """As rough as so many of the pictures' own are samples that show noise."""
 
+FLAT = 0.5
+"""And so rough at most are samples that show little but flat colours."""
+
 APART = 1.5
 """How far the samplers' roughness may differ, as a factor, and by how much of the range their brightness:"""
 BRIGHTER = 0.15
@@ -70,7 +73,12 @@ def warnings(numbers: Mapping[str, float]) -> list[str]:
         told.append(
             f"Samples are {min(rough):.1f} times as rough as the pictures: they still show noise. That is so at first; "
             "if it stays while the error falls, see error_at_90%: what is told of much noise decides, and counts "
-            "little with target=eps. objective.weighting=velocity or process.target=v count it more."
+            "little with process.target=eps. process.target=v counts it more."
+        )
+    elif max(rough) < FLAT:
+        told.append(
+            f"Samples are {max(rough):.2f} times as rough as the pictures: they show little but flat colours. That is "
+            "so at first; if it stays, the network is too small, or its training too short, or its learning rate."
         )
     elif max(rough) > APART * min(rough) or abs(numbers["ddim_brightness"] - numbers["ddpm_brightness"]) > BRIGHTER:
         told.append(

@@ -69,6 +69,8 @@ class DenoiserConfig:
             )
         if not 0 <= self.low_noise <= 1:
             raise PinxitError(f"low_noise={self.low_noise}: give a share from 0, of no noise, to 1, of nothing else.")
+        if self.low_noise and not self.low:
+            raise PinxitError(f"low_noise={self.low_noise} without low: leave it out, or give low, a side in pixels.")
         if self.low_skip and not (self.low and self.process.target == "x0"):
             raise PinxitError(
                 f"low_skip=true with low={self.low} and target={self.process.target}: it needs low, and x0."
@@ -358,8 +360,8 @@ OF_EMBEDDINGS = ("no_embedding", "embedding_to_time.", "embedding_to_tokens.")
 def widened(state: Mapping[str, Tensor], network: Denoiser) -> dict[str, Tensor]:
     """The weights of a network that is told less: what it reads the rest with is zero.
 
-    So it starts by telling what it told before: of what is shown beside the noisy picture (Nichol et al. 2021,
-    section 2.5), and of the embedding of a picture.
+    Of what is shown beside the noisy picture (Nichol et al. 2021, section 2.5), so that it starts by telling what it
+    told before; and of the embedding of a picture, whose tokens take a little of its attention even so.
     """
     name = "unet.encoder.stem.weight"
     wanted, found = network.unet.encoder.stem.weight, state.get(name)

@@ -56,7 +56,7 @@ class GANConfig:
 
 
 class Words(nn.Module):
-    """Classes b or the ids of texts b l -> b d; zeros for none in particular, and where there is nothing to ask for."""
+    """Classes b, of which one too many is none in particular and zeros, or the ids of texts b l -> b d."""
 
     def __init__(self, config: GANConfig) -> None:
         super().__init__()

@@ -70,7 +70,7 @@ class Pool(nn.Module):
 
 
 def half_of(config: UNetConfig) -> UNetConfig:
-    """A U-Net's shape for a classifier of its pictures: what it is shown beside them, and what it tells, left out."""
+    """A U-Net's shape for a classifier of its pictures: what is shown beside them left out."""
     return replace(config, tokens=None, beside=0)
 
 

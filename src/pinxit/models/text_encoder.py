@@ -64,7 +64,7 @@ class TextEncoder(nn.Module):
         return out
 
     def whole(self, tokens: Tensor, ids: Tensor) -> Tensor:
-        """Tokens b l w, as they come out of ids b l -> what stands for the text, b w: zeros for no words at all."""
+        """Tokens b l w, as they come out of ids b l -> what stands for the text, b w: zeros for no "words"."""
         match self.config.stands:
             case "last":
                 return tokens[:, -1]

@@ -107,7 +107,7 @@ class AdversarialGeneration(Objective):
             other = critic.judge(seen, words.roll(1, 0)).float()
             mismatched = (F.relu(1 + other) * differs).sum() / differs.sum().clamp_min(1)
             wrong = torch.where(differs.any(), (wrong + mismatched) / 2, wrong)
-            numbers["mismatched"] = other.detach().mean()
+            numbers["mismatched"] = (other.detach() * differs).sum() / differs.sum().clamp_min(1)
         loss = F.relu(1 - real).mean() + wrong
         if self.config.r1 and self.training and step % self.config.r1_every == 0:
             penalty = self._r1(pixels, asked)

@@ -66,6 +66,11 @@ class Denoising(Objective):
                 f"objective.learns={config.learns} with process.learned_variance={process.learned_variance}: allowed "
                 f"is {allowed}."
             )
+        if process.target == "eps" and config.weighting in ("velocity", "edm"):
+            raise PinxitError(
+                f"objective.weighting={config.weighting} with process.target=eps: where nearly all is noise, one error "
+                "of it would count more than all others. Allowed are even and min-snr; or tell v or x0."
+            )
         self.network = network
         self.config = config
         self.paint, self.check = paint, check
@@ -95,18 +100,19 @@ class Denoising(Objective):
         errors, terms = self._errors(clean, asked, times, noise)
         if self.check and self.training:
             self._latest = clean, asked, times, noise, errors.detach().mean()
+        weighted = self.process.weights(times, self.config.weighting, self.config.gamma) * errors
         if terms is None:
-            return errors.mean(), {"error": errors.detach().mean()}
+            return weighted.mean(), {"error": errors.detach().mean()}
         numbers = {"error": errors.detach().mean(), "bound": terms.detach().mean()}
         steps = len(self.process.schedule.kept)  # type: ignore[attr-defined]
         if self.config.learns == "hybrid":
-            return errors.mean() + self.config.bound_weight * steps * terms.mean(), numbers
+            return weighted.mean() + self.config.bound_weight * steps * terms.mean(), numbers
         if self.costs is not None and self.training:
             self.costs.remember(times, terms.detach())
         return (terms if weights is None else weights * terms).mean() * steps, numbers
 
     def _errors(self, clean: Tensor, asked: Any, times: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Weighted squared errors at times b, b; and the terms of the bound in bits a value, b, where there is one."""
+        """Squared errors of the target at times b, b; and, where there is one, the bound's terms in bits a value."""
         process = self.process
         x = process.noised(clean, noise, times)
         alpha, sigma = (spread(value, x) for value in process.schedule.at(times))
@@ -114,12 +120,11 @@ class Denoising(Objective):
             self.network(process.scaled(x, alpha, sigma), process.schedule.timesteps(times), asked).float()
         )
         errors = (told - process.target(clean, noise, times)).square().flatten(1).mean(1)
-        weighted = process.weights(times, self.config.weighting, self.config.gamma) * errors
         if self.bound is None or share is None:
-            return weighted, None
+            return errors, None
         known = told.detach() if self.config.learns == "hybrid" else told
         x0 = process.clean(known, x, alpha, sigma)
-        return weighted, self.bound.terms(clean, x, x0, share, times)
+        return errors, self.bound.terms(clean, x, x0, share, times)
 
     def validate(self, batch: Batch, step: int) -> Numbers:
         """The loss, and the squared error at little noise and at much."""

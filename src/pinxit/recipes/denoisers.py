@@ -315,7 +315,7 @@ def large_enough(recipe: Recipe, context: Context) -> None:
     """Raises PinxitError where of some pictures, spread over all, none has the size that is to be drawn."""
     pairs, size = open_pictures(recipe, context), recipe.model.unet.size
     sides: list[int] = []
-    for index in range(0, len(pairs), -(-len(pairs) // LOOKED_AT)):
+    for index in range(0, len(pairs), max(1, -(-len(pairs) // LOOKED_AT))):
         with contextlib.suppress(BadSample):
             sides.append(min(pairs[index].image.size))
     if max(sides, default=size) < size:

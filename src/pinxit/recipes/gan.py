@@ -89,7 +89,7 @@ def gan_generator() -> Recipe:
         expected=UNMEASURED,
         model=replace(networks.SIZES["small-64"], text=replace(TEXT, depth=2, stands="words")),
         objective=GANObjectiveConfig(),
-        data=TextDrawingDataConfig(caption_dropout=0.0),
+        data=TextDrawingDataConfig(caption_dropout=0.0, bpe_dropout=0.0),  # a caption is known by its one spelling
         optimizer=learns,
         training=TrainingConfig(steps=20_000, batch_size=16, ema_decay=0.998, channels_last=True),
         learns_from=open_pictures,

@@ -213,33 +213,36 @@ def glide_tiny() -> Pipeline:
 
 def glide_scenes() -> Pipeline:
     """On drawn scenes, whose truth is known, in about 90 minutes on two cores."""
-    base = glide_base()
-    return replace(
+    base, matcher = glide_base(), clip()
+    whole = _of_scenes(
         glide(),
+        replace(base, training=replace(base.training, steps=3_200)),
+        replace(matcher, training=replace(matcher.training, steps=800, batch_size=128)),
+    )
+    return replace(
+        whole,
         name="glide-scenes",
         summary="GLIDE on drawn scenes of shapes, to be judged by how it follows the text.",
         hours=1.6,
         expected="90 % of held-in prompts followed at guidance 3",
-        stages={
-            "base": replace(
-                base,
-                model=replace(BASE, text=replace(TEXT, vocabulary=640, length=24)),
-                data=TextDrawingDataConfig(captions=CAPTIONS, prompts=PROMPTS, bpe_dropout=0.0),
-                training=replace(base.training, steps=3_200),
-            ),
-            "clip": replace(
-                clip(),
-                data=replace(clip().data, captions=CAPTIONS),
-                training=replace(clip().training, steps=800, batch_size=128),
-            ),
-            "model": glide().stages["model"],
-        },
     )
 
 
 def glide_scenes_tiny() -> Pipeline:
     """The same at 32 pixels, in a minute."""
-    return replace(glide_tiny(), name="glide-scenes-tiny", summary="The recipe glide-scenes at 32 pixels, in a minute.")
+    whole = _of_scenes(glide_tiny(), glide_base_tiny(), clip_tiny())
+    return replace(whole, name="glide-scenes-tiny", summary="The recipe glide-scenes at 32 pixels, in a minute.")
+
+
+def _of_scenes(whole: Pipeline, base: Recipe, matcher: Recipe) -> Pipeline:
+    text = replace(base.model.text, vocabulary=640, length=24)
+    data = replace(base.data, captions=CAPTIONS, prompts=PROMPTS, bpe_dropout=0.0)
+    stages = {
+        **whole.stages,
+        "base": replace(base, model=replace(base.model, text=text), data=data),
+        "clip": replace(matcher, data=replace(matcher.data, captions=CAPTIONS)),
+    }
+    return replace(whole, stages=stages)
 
 
 def noised_clip() -> Recipe:

@@ -48,8 +48,8 @@ class Cascade:
                 after.suit(before.size)
             if after.config.low != before.size:
                 raise PinxitError(
-                    f"What enlarges pictures of {after.config.low} pixels cannot follow what draws {before.size}. They "
-                    "must fit."
+                    f"What enlarges pictures of {after.config.low} pixels cannot follow what draws {before.size}. Give "
+                    f"one that enlarges {before.size}."
                 )
         self.base, self.larger = base, larger
 

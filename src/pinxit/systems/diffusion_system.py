@@ -79,7 +79,7 @@ class DiffusionSystem(System):
         base = NoiseDrawer.from_checkpoint(first, device)
         condition = read_word_condition(first, base.config.text, base.config.classes)
         upsampler, clip = part(folder, "upsampler"), part(folder, "clip")
-        judge = read_judge(folder, base.config.process, condition, device)
+        judge = read_judge(folder, base.config, condition, device)
         known = defaults_of(config["kind"], upsampler=upsampler.exists(), judge=judge is not None)
         larger = [NoiseDrawer.from_checkpoint(upsampler, device)] if upsampler.exists() else []
         for drawer in larger:

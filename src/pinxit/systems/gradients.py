@@ -14,6 +14,7 @@ from pinxit.checkpoints.files import from_config, load_network, read_config
 from pinxit.diffusion.levels import Level
 from pinxit.diffusion.process import Process, ProcessConfig
 from pinxit.errors import PinxitError
+from pinxit.models.denoiser import DenoiserConfig
 from pinxit.models.noised_classifier import NoisedClassifier, NoisedClassifierConfig
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.conditions import Condition, LabelCondition
@@ -63,7 +64,10 @@ class CLIPJudge:
 
     def __init__(self, clip: CLIPSystem) -> None:
         if not clip.clip.config.vision.levels:
-            raise PinxitError(f"This {CLIP} has learnt from clean pictures alone, so its gradient leads nowhere.")
+            raise PinxitError(
+                f"This {CLIP} has learnt from clean pictures alone, so its gradient leads nowhere. Train one by the "
+                "recipe noised-clip."
+            )
         self.clip = clip
 
     def __call__(self, prompts: Sequence[str]) -> Callable[[int, int], Score]:
@@ -82,13 +86,12 @@ class CLIPJudge:
         return of
 
 
-def read_judge(folder: Path, process: ProcessConfig, condition: Condition, device: torch.device) -> Judge | None:
-    """The one in a system's folder, whose base knows a process; None where there is none."""
+def read_judge(folder: Path, base: DenoiserConfig, condition: Condition, device: torch.device) -> Judge | None:
+    """The one in a system's folder, for the pictures of its base; None where there is none."""
     classifier, clip = part(folder, CLASSIFIER), part(folder, CLIP)
     if classifier.exists():
         config = from_config(NoisedClassifierConfig, read_config(classifier).get("config", {}))
-        if config.process.schedule != process.schedule:
-            raise PinxitError(f"The noise that {classifier} has learnt is not that of the base.")
+        _check_alike(classifier, config.unet.size, config.process, base)
         if not isinstance(condition, LabelCondition) or config.classes != len(condition.labels):
             raise PinxitError(f"{classifier} knows {config.classes} classes; the base has other ones.")
         for own, other in zip(read_config(classifier).get("labels") or (), condition.labels, strict=False):
@@ -101,8 +104,18 @@ def read_judge(folder: Path, process: ProcessConfig, condition: Condition, devic
         load_network(classifier, CLASSIFIER, network)
         return ClassifierJudge(network, condition, device)
     if clip.exists():
-        said = read_config(clip).get("process")
-        if said is None or from_config(ProcessConfig, said).schedule != process.schedule:
-            raise PinxitError(f"The noise that {clip} has learnt is not that of the base.")
-        return CLIPJudge(CLIPSystem.from_checkpoint(clip, device))
+        judge, said = CLIPSystem.from_checkpoint(clip, device), read_config(clip).get("process")
+        _check_alike(clip, judge.clip.config.vision.size, said and from_config(ProcessConfig, said), base)
+        return CLIPJudge(judge)
     return None
+
+
+def _check_alike(folder: Path, size: int, process: ProcessConfig | None, base: DenoiserConfig) -> None:
+    if process is None or process.schedule != base.process.schedule:
+        wanted = base.process.schedule
+        raise PinxitError(f"The noise that {folder} has learnt is not that of the base. Train it by that: {wanted}.")
+    if size != base.unet.size:
+        raise PinxitError(
+            f"{folder} judges pictures of {size} pixels a side, and the base draws {base.unet.size}. Train it for "
+            "those."
+        )

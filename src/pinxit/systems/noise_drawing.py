@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pinxit.checkpoints.files import from_config, load_network, read_config
 from pinxit.diffusion import guidance, samplers
-from pinxit.diffusion.guidance import ALWAYS
+from pinxit.diffusion.guidance import ALWAYS, Lead
 from pinxit.diffusion.levels import Denoiser as Denoise
 from pinxit.diffusion.levels import Level
 from pinxit.diffusion.process import Process
@@ -207,11 +207,10 @@ class NoiseDrawer:
             if self.last:
                 denoise = _ending(denoise, self.last._denoiser(rows, away, how), levels[-2])
             denoise = guidance.consistent(denoise, None if small is None else small[start:end].to(self.device))
-            if score is not None:
-                denoise = guidance.by_gradient(denoise, score(start, end), how.gradient)
+            lead = None if score is None else guidance.uphill(score(start, end), how.gradient)
             noise = noise_of(own, stream, self.device)
             x = self._start(noise, levels, how, rows) if start_from is None else start_from[start:end].to(self.device)
-            for done, step in enumerate(self._walk(denoise, x, noise, levels, how, rows)):
+            for done, step in enumerate(self._walk(denoise, x, noise, levels, how, rows, lead)):
                 x = step.x
                 if progress:
                     progress(start * count + min(done + 1, count) * len(own), len(seeds) * count)
@@ -241,24 +240,29 @@ class NoiseDrawer:
         return x * math.hypot(levels[0].alpha, levels[0].sigma)
 
     def _walk(
-        self, denoise: Denoise, x: Tensor, noise: samplers.Noise, levels: list[Level], how: Drawing, asked: Conditioning
+        self,
+        denoise: Denoise,
+        x: Tensor,
+        noise: samplers.Noise,
+        levels: list[Level],
+        how: Drawing,
+        asked: Conditioning,
+        lead: Lead | None,
     ) -> Iterator[Step]:
-        if asked.known is not None and asked.mask is not None:
-            painted = 1 - asked.mask
-            if self.repaints:
-                options = self._random(noise) | {"jump": max(1, len(levels) // 10), "repeats": REPEATS}
-                return samplers.repaint(denoise, x, levels, known=asked.known, mask=painted, **options)
-            denoise = guidance.keeping(denoise, asked.known, painted)
-        options = {"noise": noise} if how.sampler in RANDOM else {}
-        if how.sampler == "ddpm":
-            options = self._random(noise)
+        variance = "learned" if self.config.process.learned_variance else "small"
+        ancestral: dict[str, Any] = {"noise": noise, "variance": variance, "lead": lead}
+        known, painted = asked.known, None if asked.mask is None else 1 - asked.mask
+        if known is not None and painted is not None and self.repaints:
+            ancestral |= {"known": known, "mask": painted, "jump": max(1, len(levels) // 10), "repeats": REPEATS}
+            return samplers.repaint(denoise, x, levels, **ancestral)
+        options = ancestral if how.sampler == "ddpm" else {"noise": noise} if how.sampler in RANDOM else {}
+        if how.sampler != "ddpm":
+            denoise = guidance.by_gradient(denoise, lead)
         if how.sampler == "ddim" and how.eta:
             options |= {"eta": how.eta, "noise": noise}
+        if known is not None:
+            denoise = guidance.keeping(denoise, known, painted)
         return SAMPLERS[how.sampler](denoise, x, levels, **options)
-
-    def _random(self, noise: samplers.Noise) -> dict[str, Any]:
-        """What DDPM has to know of its noise."""
-        return {"noise": noise, "variance": "learned" if self.config.process.learned_variance else "small"}
 
     def _denoiser(self, asked: Conditioning, away: Conditioning | None, how: Drawing) -> Denoise:
         """Led by guidance, and within the bounds of pixels."""
@@ -272,14 +276,14 @@ class NoiseDrawer:
         return guidance.clipped(denoise)
 
     def _told(self, asked: Conditioning) -> Denoise:
-        """The network as samplers know it, for what is asked; large pictures are enlarged tile by tile."""
+        """The network as samplers know it, for what is asked; one that has learnt from parts sees large pictures so."""
         guide: Guide | None = None
 
         def network(x: Tensor, times: Tensor) -> Tensor:
             nonlocal guide
             with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 guide = known = guide or self._twin.guide(asked)
-                if self.config.low is None or max(x.shape[2:]) <= TILE:
+                if not self.config.local or max(x.shape[2:]) <= TILE:
                     return self._forward(x, times, known).float()
 
                 def tile(part: Tensor, rows: slice, columns: slice) -> Tensor:

@@ -251,9 +251,9 @@ def check(n: int, seed: int, settings: Settings) -> None:
         raise PinxitError(f"{n} pictures cannot be made; ask for at least 1.")
     if (candidates := settings.get("rerank")) is not None and not (_whole(candidates) and candidates >= n):
         raise PinxitError(f"rerank is {candidates!r} for {n} pictures; make at least as many candidates as you keep.")
-    last = 2**63 - (candidates or n)
+    last = 2**32 - (candidates or n)  # PyTorch's generator on the CPU tells no more apart
     if not _whole(seed) or not 0 <= seed <= last:
-        raise PinxitError(f"The seed {seed} is out of range: give 0 to {last}, so that every picture's is below 2^63.")
+        raise PinxitError(f"The seed {seed} is out of range: give 0 to {last}, so that every picture's is below 2^32.")
     for name in ("guidance", "temperature", "prior_guidance", "gradient_guidance"):
         value = settings.get(name)
         if value is not None and not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
