@@ -66,6 +66,7 @@ FROM_PURE_NOISE = ("flow", "zero terminal")
     ],
 )
 def test_moments_of_a_mixture(schedule: str, sampler: str, record_property: Measured) -> None:
+    torch.manual_seed(0)
     levels = SCHEDULES[schedule].levels(400)
     made = last({**CERTAIN, **RANDOM}[sampler](TWO.denoise, start(5_000, levels), levels))
     right = made > 0

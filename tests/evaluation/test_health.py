@@ -37,6 +37,6 @@ def test_a_network_that_tells_of_no_noise_draws_noise(caplog: pytest.LogCaptureF
     ],
 )
 def test_what_is_wrong_is_told_in_words(change: dict[str, float], message: str | None) -> None:
-    told = warnings({**WELL, **change})
+    told = warnings({**WELL, **change}, "v")
     assert len(told) == bool(message)
     assert not message or re.search(message, told[0])

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner
 from PIL import Image, ImageDraw
 
 import pinxit
 from pinxit.checkpoints.files import read_tensors
+from pinxit.cli.main import main
 from pinxit.data.images import open_image
 from pinxit.data.sample import BadSample
 from pinxit.data.scenes import Scenes
@@ -57,6 +59,7 @@ def test_classes_and_their_classifier(tmp_path: Path) -> None:
     system = run("adm-tiny", tmp_path, *label)
     made = system.generate("several", 2, steps=3, guidance=2.0)[0]
     assert made.settings["gradient_guidance"] == 1.0
+    assert "classes: black cross, " in CliRunner().invoke(main, ["show", str(tmp_path)]).output
     assert made.image.size == (32, 32)
     with pytest.raises(PinxitError, match="There is no class 'a purple horse'"):
         system.generate("a purple horse", 1, steps=3)
@@ -114,7 +117,7 @@ def test_training_starts_from_a_network_that_is_alike(tmp_path: Path, caplog: py
     assert "has to learn" not in caplog.text
     run("ddpm-tiny", tmp_path / "eps", "base.model.process.target=eps", start=str(tmp_path / "ddpm" / "base"))
     assert "starts from a network that tells v, and has to learn to tell eps" in caplog.text
-    with pytest.raises(PinxitError, match=r"Training cannot start from .*, whose network is another: "):
+    with pytest.raises(PinxitError, match=r"cannot start from .* another: \S+ is .* there and .* here"):
         run("glide-tiny", tmp_path / "glide", start=str(tmp_path / "ddpm" / "base"))
     glide = run("glide-tiny", tmp_path / "glide")
     with pytest.raises(PinxitError, match="has no network that enlarges"):
@@ -205,3 +208,30 @@ def test_windows_that_cannot_be_learnt_from(name: str, setting: str, message: st
 def test_small_pictures_do_not_teach_to_enlarge() -> None:
     with pytest.raises(BadSample, match=r"is 64 x 64 pixels; to learn to enlarge takes 128 a side"):
         Example(Pixels(128), low=32)(Scenes(1, size=64)[0], np.random.default_rng(0))
+
+
+def test_parts_of_another_kind_are_refused_before_training(tmp_path: Path) -> None:
+    run("gan-tiny", tmp_path / "gan")
+    run("adm-tiny", tmp_path / "adm", "base.data.label=class", "noised_classifier.data.label=class")
+    generator = tmp_path / "gan" / "generator"
+    for part, given, told in (
+        ("clip", generator, r"--part clip=.* is of kind gan\. What the recipe clip-tiny makes is wanted there"),
+        ("base", tmp_path / "adm", r"--part base=.* draws after classes, and glide-base-tiny after texts"),
+    ):
+        with pytest.raises(PinxitError, match=told):
+            run("glide-tiny", tmp_path / "glide", **{part: str(given)})
+    assert not (tmp_path / "glide").exists()
+
+
+def test_a_label_that_no_picture_has_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(PinxitError, match=r"label=kind has 0 different values .* --set STAGE\.data\.label=NAME"):
+        run("adm-tiny", tmp_path, "base.data.label=class", "noised_classifier.data.label=kind")
+    assert not (tmp_path / "base").exists()
+
+
+def test_without_a_judge_no_gradient_leads(tmp_path: Path) -> None:
+    system = run("glide-tiny", tmp_path)
+    with pytest.raises(PinxitError, match=r"nothing to judge noisy pictures by.* the recipe noised-clip, and copy"):
+        system.generate("a red star", 1, gradient_guidance=2.0)
+    with pytest.raises(PinxitError, match=r"is of kind denoiser, which does nothing by itself\. Give the folder of a"):
+        pinxit.load(tmp_path / "base")

@@ -57,6 +57,9 @@ def show(what: str, as_json: bool) -> None:
         found = catalogue.find(what)
         record = {"name": found.name, "folder": str(found.folder), "parameters": _parameters(found.folder)}
         record |= read_config(found.folder)
+        for folder in catalogue.parts(found.folder):
+            if labels := read_config(folder).get("labels"):
+                record["classes"] = ", ".join(labels)
         page = found.folder / "README.md"
         card = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
     if as_json:

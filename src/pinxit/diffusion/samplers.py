@@ -141,7 +141,7 @@ def _above(x: Tensor, noise: Tensor, to: Level, level: Level) -> Tensor:
 def plms(denoise: Denoiser, x: Tensor, levels: Sequence[Level]) -> Iterator[Step]:
     """Adams-Bashforth on the noise, of order 4, after an improved Euler step (Liu et al. 2022, equations 9 and 12)."""
     if not levels[0].alpha:
-        raise PinxitError("plms cannot start from pure noise, as this schedule does: take ddim, heun or dpm-solver.")
+        raise PinxitError("plms cannot start from pure noise, as this schedule does. Take any other sampler.")
     told: list[Tensor] = []
     for level, to in pairwise(levels):
         x0 = denoise(x, level).x0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pinxit.diffusion.process import Target
 from pinxit.diffusion.schedules import at_most
 from pinxit.models.denoiser import Conditioning
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
@@ -60,25 +61,25 @@ def health(drawer: NoiseDrawer, asked: Conditioning, real: Tensor, lag: float | 
         numbers[f"{sampler}_brightness"] = look.brightness - wanted.brightness
     if lag is not None:
         numbers["averaged_error_over_raw"] = lag
-    for warning in warnings(numbers):
+    for warning in warnings(numbers, drawer.config.process.target):
         logger.warning(warning)
     return numbers
 
 
-def warnings(numbers: Mapping[str, float]) -> list[str]:
-    """What the numbers of `health` mean, where that is nothing good."""
+def warnings(numbers: Mapping[str, float], target: Target) -> list[str]:
+    """What the numbers of `health` mean of a network that tells `target`, where that is nothing good."""
     told: list[str] = []
     rough = [numbers[f"{name}_roughness"] for name in WALKS]
     if min(rough) > ROUGH:
+        hint = ", and counts little with target=eps: model.process.target=v counts it more" if target == "eps" else ""
         told.append(
             f"Samples are {min(rough):.1f} times as rough as the pictures: they still show noise. That is so at first; "
-            "if it stays while the error falls, see error_at_90%: what is told of much noise decides, and counts "
-            "little with process.target=eps. process.target=v counts it more."
+            f"if it stays while the error falls, see error_at_90%: what is told of much noise decides{hint}."
         )
     elif max(rough) < FLAT:
         told.append(
             f"Samples are {max(rough):.2f} times as rough as the pictures: they show little but flat colours. That is "
-            "so at first; if it stays, the network is too small, or its training too short, or its learning rate."
+            "so at first; if it stays, the network is too small, its training too short, or its learning rate too low."
         )
     elif max(rough) > APART * min(rough) or abs(numbers["ddim_brightness"] - numbers["ddpm_brightness"]) > BRIGHTER:
         told.append(

@@ -30,7 +30,7 @@ class GANObjectiveConfig:
     r1_every: int = 16
     """Steps between two such penalties, which count as much more."""
     augment: bool = True
-    """Show the critic pictures that are changed in many ways, so that it does not learn a few thousand by heart."""
+    """Show the critic pictures that are moved and partly hidden, so that it does not learn a few thousand by heart."""
 
     def __post_init__(self) -> None:
         if self.r1 < 0 or self.r1_every < 1:

@@ -1,7 +1,7 @@
 """Differentiable augmentation of what a critic sees, so that it does not learn it by heart (Zhao et al. 2020).
 
 Real and made pictures are changed alike, and gradients pass through to the generator, so that it does not learn to draw
-the changes.
+the changes. Colours stay, which texts name: a critic that sees them changed does not learn which belongs to a text.
 """
 
 from __future__ import annotations
@@ -17,19 +17,8 @@ HIDDEN = 1 / 2
 
 
 def augmented(pixels: Tensor) -> Tensor:
-    """b 3 h w in [-1, 1] -> each in other light and colours, elsewhere, and partly hidden; not clamped."""
-    return _hidden(_moved(_coloured(pixels)))
-
-
-def _coloured(x: Tensor) -> Tensor:
-    """Up to 0.5 lighter or darker; 0 to 2 times as colourful; 0.5 to 1.5 times the contrast."""
-    lighter, colourful, contrast = torch.rand(3, len(x), 1, 1, 1, device=x.device, dtype=x.dtype)
-    x = x + lighter - 0.5
-    grey = x.mean(1, keepdim=True)
-    x = grey + (x - grey) * 2 * colourful
-    middle = x.mean((1, 2, 3), keepdim=True)
-    out: Tensor = middle + (x - middle) * (contrast + 0.5)
-    return out
+    """b 3 h w in [-1, 1] -> each elsewhere, and partly hidden."""
+    return _hidden(_moved(pixels))
 
 
 def _moved(x: Tensor) -> Tensor:

@@ -24,10 +24,11 @@ from pinxit.recipes.denoisers import (
     build_denoiser,
     metas_of,
     open_pictures,
+    with_classes,
 )
 from pinxit.recipes.model import ModelStage
 from pinxit.recipes.pipeline import Pipeline
-from pinxit.recipes.recipe import UNMEASURED, Context, Recipe, Run, held_batches, hold_back
+from pinxit.recipes.recipe import STAINS, UNMEASURED, Context, Recipe, Run, held_batches, hold_back
 from pinxit.training.loop import TrainingConfig
 
 BASE = replace(glide.BASE, text=None, classes=2)
@@ -50,6 +51,7 @@ def adm_base() -> Recipe:
         learns_from=open_pictures,
         build=build_denoiser,
         takes=("start",),
+        suits=with_classes,
     )
 
 
@@ -125,6 +127,7 @@ def adm_tiny() -> Pipeline:
         name="adm-tiny",
         summary="ADM at 32 pixels in a minute, for tests and first tries.",
         hardware="1 core",
+        expected=STAINS,
         stages={**adm().stages, "base": adm_base_tiny(), "noised_classifier": adm_classifier_tiny()},
     )
 

@@ -228,7 +228,8 @@ class Labels:
             fields = ", ".join(sorted({name for meta in metas for name in meta})) or "nothing"
             raise PinxitError(
                 f"data.label={data.label} has {len(names)} different values in {len(metas)} pictures, which makes no "
-                f"classes. The source says of its pictures: {fields}."
+                f"classes. The source says of its pictures: {fields}. Give every stage that learns classes one of "
+                "these: --set STAGE.data.label=NAME."
             )
         return cls(names, data.label)
 

@@ -16,7 +16,7 @@ from pinxit.objectives.denoising import DenoisingConfig
 from pinxit.recipes.denoisers import DrawingDataConfig, build_denoiser, open_pictures
 from pinxit.recipes.model import ModelStage
 from pinxit.recipes.pipeline import Pipeline
-from pinxit.recipes.recipe import UNMEASURED, Recipe
+from pinxit.recipes.recipe import STAINS, UNMEASURED, Recipe
 from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig
 
@@ -106,7 +106,8 @@ def ddpm() -> Pipeline:
 
 def ddpm_tiny() -> Pipeline:
     """The same at 32 pixels."""
-    return _whole("ddpm-tiny", "DDPM at 32 pixels in a minute, for tests and first tries.", ddpm_base_tiny())
+    whole = _whole("ddpm-tiny", "DDPM at 32 pixels in a minute, for tests and first tries.", ddpm_base_tiny())
+    return replace(whole, expected=STAINS)
 
 
 def improved_ddpm() -> Pipeline:
@@ -117,7 +118,8 @@ def improved_ddpm() -> Pipeline:
 
 def improved_ddpm_tiny() -> Pipeline:
     """The same at 32 pixels."""
-    return _whole("improved-ddpm-tiny", "Improved DDPM at 32 pixels, in a minute.", improved_base_tiny())
+    whole = _whole("improved-ddpm-tiny", "Improved DDPM at 32 pixels, in a minute.", improved_base_tiny())
+    return replace(whole, expected=STAINS)
 
 
 def _whole(name: str, summary: str, base: Recipe) -> Pipeline:

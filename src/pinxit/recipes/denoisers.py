@@ -34,7 +34,7 @@ from pinxit.objectives.denoising import Denoising, pictures
 from pinxit.objectives.objective import Batch
 from pinxit.recipes.codecs import PictureDataConfig, Pixels
 from pinxit.recipes.conditions import PREVIEWS, LabelDataConfig, Labels, TextDataConfig, Texts, prompts_of
-from pinxit.recipes.recipe import Context, Part, Recipe, Run, held_batches, hold_back
+from pinxit.recipes.recipe import Context, Part, Recipe, Run, changes, held_batches, hold_back
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.conditions import LabelCondition
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
@@ -301,14 +301,19 @@ def _start(context: Context) -> Path:
 
 def _go_on(network: Denoiser, folder: Path) -> None:
     """From the weights of a network that is alike, but for what it is shown beside the noisy picture."""
+    begun = from_config(DenoiserConfig, read_config(folder).get("config", {}))
     try:
         network.load_state_dict(widened(read_tensors(folder, "denoiser"), network))
-    except RuntimeError as fault:
-        told = " ".join(str(fault).split())[:200]
-        raise PinxitError(f"Training cannot start from {folder}, whose network is another: {told}") from fault
-    begun = from_config(DenoiserConfig, read_config(folder).get("config", {})).process.target
-    if begun != (target := network.config.process.target):
-        logger.warning("Training starts from a network that tells %s, and has to learn to tell %s.", begun, target)
+    except RuntimeError:
+        differs = changes(to_config(begun), to_config(network.config)).items()
+        told = "; ".join(f"{name} is {was} there and {new} here" for name, (was, new) in list(differs)[:5])
+        raise PinxitError(
+            f"Training cannot start from {folder}, whose network is another: {told}. Give one that is alike."
+        ) from None
+    if begun.process.target != (target := network.config.process.target):
+        logger.warning(
+            "Training starts from a network that tells %s, and has to learn to tell %s.", begun.process.target, target
+        )
 
 
 def large_enough(recipe: Recipe, context: Context) -> None:
@@ -323,6 +328,14 @@ def large_enough(recipe: Recipe, context: Context) -> None:
             f"{recipe.name} learns to draw {size} pixels a side, the largest of {len(sides)} pictures has {max(sides)}."
             f" Give larger ones, or what is trained already: --part {context.out.name}=MODEL."
         )
+
+
+def with_classes(recipe: Recipe, context: Context) -> None:
+    """Raises PinxitError where none of some pictures, spread over all, has the label whose values are to be classes."""
+    pairs: Pairs = recipe.learns_from(recipe, context)  # type: ignore[assignment]
+    some = metas_of(Part(pairs, tuple(range(0, len(pairs), max(1, -(-len(pairs) // LOOKED_AT))))))
+    if not any(str(meta.get(recipe.data.label, "")).strip() for meta in some):
+        Labels.told(recipe.data, some)
 
 
 def metas_of(pairs: Pairs) -> list[Mapping[str, Any]]:

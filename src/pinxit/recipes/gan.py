@@ -27,12 +27,13 @@ from pinxit.recipes.denoisers import (
     Example,
     LabelDrawingDataConfig,
     TextDrawingDataConfig,
+    with_classes,
     words_of,
 )
 from pinxit.recipes.glide import TEXT
 from pinxit.recipes.model import ModelStage
 from pinxit.recipes.pipeline import Pipeline
-from pinxit.recipes.recipe import UNMEASURED, Context, Recipe, Run, held_batches, hold_back
+from pinxit.recipes.recipe import STAINS, UNMEASURED, Context, Recipe, Run, held_batches, hold_back
 from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig
 
@@ -136,6 +137,7 @@ def gan_tiny() -> Pipeline:
         name="gan-tiny",
         summary="A GAN at 32 pixels in a minute, for tests and first tries.",
         hardware="1 core",
+        expected=STAINS,
         stages={**gan().stages, "generator": gan_generator_tiny(), "clip": clip_tiny()},
     )
 
@@ -147,7 +149,8 @@ def gan_class() -> Pipeline:
 
 def gan_class_tiny() -> Pipeline:
     """The same at 32 pixels."""
-    return _for_classes(gan_generator_tiny(), "gan-class-tiny", "The recipe gan-class at 32 pixels, in a minute.")
+    whole = _for_classes(gan_generator_tiny(), "gan-class-tiny", "The recipe gan-class at 32 pixels, in a minute.")
+    return replace(whole, expected=STAINS)
 
 
 def _for_classes(recipe: Recipe, name: str, summary: str) -> Pipeline:
@@ -158,6 +161,7 @@ def _for_classes(recipe: Recipe, name: str, summary: str) -> Pipeline:
         model=replace(recipe.model, text=None),
         data=LabelDrawingDataConfig(label_dropout=0.0, validation=recipe.data.validation),
         captioned=False,
+        suits=with_classes,
     )
     return replace(
         gan(),
@@ -185,7 +189,7 @@ def _of_scenes(whole: Pipeline, name: str, summary: str, steps: int) -> Pipeline
     learns = replace(
         generator,
         data=replace(generator.data, **ALONE),
-        objective=replace(generator.objective, augment=False),  # they are told apart by their colours
+        objective=replace(generator.objective, augment=False),  # there are enough of them
         training=replace(generator.training, steps=steps),
     )
     return replace(whole, name=name, summary=summary, stages={**whole.stages, "generator": learns})

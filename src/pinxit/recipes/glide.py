@@ -21,7 +21,7 @@ from pinxit.recipes.dalle1_scenes import CAPTIONS, PROMPTS
 from pinxit.recipes.denoisers import TextDrawingDataConfig, build_denoiser, large_enough, open_pictures
 from pinxit.recipes.model import ModelStage
 from pinxit.recipes.pipeline import Pipeline
-from pinxit.recipes.recipe import UNMEASURED, Recipe
+from pinxit.recipes.recipe import STAINS, UNMEASURED, Recipe
 from pinxit.training.loop import TrainingConfig
 from pinxit.training.optimizers import OptimizerConfig
 
@@ -150,6 +150,7 @@ def glide_128_tiny() -> Pipeline:
         name="glide-128-tiny",
         summary="The recipe glide-128 from 16 to 32 pixels, in a minute.",
         hardware="1 core",
+        expected=STAINS,
         stages={
             **whole.stages,
             "base": replace(base, model=small),
@@ -207,6 +208,7 @@ def glide_tiny() -> Pipeline:
         name="glide-tiny",
         summary="GLIDE at 32 pixels in a minute, for tests and first tries.",
         hardware="1 core",
+        expected=STAINS,
         stages={**glide().stages, "base": glide_base_tiny(), "clip": clip_tiny()},
     )
 

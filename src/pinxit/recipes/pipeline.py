@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from pinxit.errors import unknown
+from pinxit.checkpoints.files import from_config, read_config
+from pinxit.errors import PinxitError, unknown
+from pinxit.models.clip import CLIPConfig
+from pinxit.models.denoiser import DenoiserConfig
 from pinxit.recipes.recipe import Context, Recipe, Stage
 
 
@@ -36,7 +40,8 @@ class Pipeline:
         for part in context.parts:
             if part not in known:
                 raise unknown("part", part, known)
-            context.model(part)  # what is not there is told before hours of training
+            # What is not there, or another network, is told before hours of training.
+            _check_part(part, context.parts[part], context.model(part), self.stages.get(part))
         for name, stage in self.stages.items():
             if isinstance(stage, Recipe) and name not in context.parts:
                 stage.check(replace(context, out=context.out / name))  # and so is what comes to nothing
@@ -61,3 +66,24 @@ class Pipeline:
             getattr(stage, "captioned", False) for name, stage in self.stages.items() if name not in context.parts
         )
         return replace(context, captioned=captioned)
+
+
+def _check_part(name: str, given: str, folder: Path, stage: Stage | None) -> None:
+    """Raises PinxitError for what cannot stand for a stage that makes a CLIP or a denoiser.
+
+    Of other stages any that the system reads will do, such as another codec.
+    """
+    if not isinstance(stage, Recipe) or not isinstance(stage.model, CLIPConfig | DenoiserConfig):
+        return
+    wanted, said = stage.model, read_config(folder)
+    try:
+        found = from_config(type(wanted), said.get("config", {}))
+    except PinxitError:
+        raise PinxitError(
+            f"--part {name}={given} is of kind {said['kind']}. What the recipe {stage.name} makes is wanted there, or "
+            "a system with such a part."
+        ) from None
+    if isinstance(found, DenoiserConfig) and isinstance(wanted, DenoiserConfig):
+        asks = [("texts" if config.text else "classes" if config.classes else "nothing") for config in (found, wanted)]
+        if asks[0] != asks[1]:
+            raise PinxitError(f"--part {name}={given} draws after {asks[0]}, and {stage.name} after {asks[1]}.")

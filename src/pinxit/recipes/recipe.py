@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 UNMEASURED = "not measured yet"
 """The score to expect of a recipe that nobody has run in full."""
 
+STAINS = "coloured stains: that everything works is seen in a minute, and no more"
+"""And of a small twin of a recipe for pictures from noise."""
+
 FREE = (
     "recipe.licence",
     "recipe.training.workers",
@@ -379,14 +382,19 @@ def differences(out: Path, said: Mapping[str, Any], model: type) -> list[str]:
         raise PinxitError(f"{file} cannot be read: {error}. Begin anew in another folder.") from error
     with contextlib.suppress(PinxitError, KeyError, TypeError):  # what cannot be read differs as it stands
         recorded["recipe"]["model"] = to_config(from_config(model, recorded["recipe"]["model"]))
-    before, now = _flat(recorded), _flat({group: value for group, value in said.items() if group in recorded})
+    both = recorded.keys() & said.keys()
     changed = []
-    for key in [*now, *(key for key in before if key not in now and key.partition(".")[0] in said)]:
-        was, new = before.get(key), now.get(key)
+    for key, (was, new) in changes(*({group: value[group] for group in both} for value in (recorded, said))).items():
         grown = key == "recipe.training.steps" and isinstance(was, int) and isinstance(new, int) and new > was
-        if was != new and key not in FREE and not grown:
+        if key not in FREE and not grown:
             changed.append(f"{key.removeprefix('recipe.')}: {was} -> {new}")
     return changed
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs, by its path: what it was, and is; None where it was or is not there."""
+    was, new = _flat(before), _flat(now)
+    return {key: (was.get(key), new.get(key)) for key in {**new, **was} if was.get(key) != new.get(key)}
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

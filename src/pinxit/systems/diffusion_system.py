@@ -20,6 +20,7 @@ from pinxit.checkpoints.catalogue import part
 from pinxit.checkpoints.files import read_config
 from pinxit.data.images import to_pil
 from pinxit.diffusion.guidance import ALWAYS
+from pinxit.errors import PinxitError
 from pinxit.models.denoiser import Conditioning
 from pinxit.progress import Progress
 from pinxit.systems.cascade import Cascade, Shown, edited, upsampled
@@ -32,7 +33,7 @@ from pinxit.systems.conditions import (
     check_alike,
     read_word_condition,
 )
-from pinxit.systems.gradients import Judge, read_judge
+from pinxit.systems.gradients import CLASSIFIER, CLIP, Judge, read_judge
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
 from pinxit.systems.picture import Picture
 from pinxit.systems.reranking import painted
@@ -92,6 +93,16 @@ class DiffusionSystem(System):
             judge,
             read_defaults(folder, config.get("defaults") or {}, known),
         )
+
+    def resolve(self, n: int, seed: int, settings: Settings) -> Settings:
+        """As all systems do, once there is what leads, where something should."""
+        if settings.get("gradient_guidance") and self.judge is None and "guidance" in self.defaults:
+            recipe, folder = ("noised-clip", CLIP) if self.reads_texts else ("adm-classifier", CLASSIFIER)
+            raise PinxitError(
+                f"{self.name or self.kind} has nothing to judge noisy pictures by, whose gradient could lead it. Train "
+                f"the recipe {recipe}, and copy the `model` folder of that run to {folder}, beside this model's base."
+            )
+        return super().resolve(n, seed, settings)
 
     @classmethod
     def takes(cls, kind: str) -> Settings:

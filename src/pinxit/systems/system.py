@@ -210,7 +210,10 @@ def load(
     found = catalogue.find(name)
     kind = read_config(found.folder)["kind"]
     if kind not in KINDS:
-        raise unknown("system for checkpoints of kind", str(kind), KINDS)
+        raise PinxitError(
+            f"{str(name)!r} is of kind {kind}, which does nothing by itself. Give the folder of a whole model, or of a "
+            f"run that has finished. Their kinds: {', '.join(KINDS)}."
+        )
     system = system_class(kind).from_checkpoint(found.folder, choose_device(device))
     system.name = found.name
     if bf16 or compile:
