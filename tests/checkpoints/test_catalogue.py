@@ -22,8 +22,10 @@ def test_a_training_folder_leads_to_its_finished_model(painter: Path, tmp_path: 
     assert catalogue.find(str(out)) == catalogue.Found("run", out / "model")
 
 
-def test_a_run_that_is_not_finished_says_so(tmp_path: Path) -> None:
-    (tmp_path / "recipe.json").write_text("{}")
+@pytest.mark.parametrize("stage", ["", "base"])
+def test_a_run_that_is_not_finished_says_so(stage: str, tmp_path: Path) -> None:
+    (tmp_path / stage).mkdir(exist_ok=True)
+    (tmp_path / stage / "recipe.json").write_text("{}")
     with pytest.raises(PinxitError, match="is a training run that is not finished"):
         catalogue.find(tmp_path)
 

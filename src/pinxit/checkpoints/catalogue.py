@@ -58,12 +58,12 @@ def find(name: str | Path) -> Found:
     for candidate in (folder, folder / "model"):  # a training folder keeps its finished checkpoint in model/
         if (settled(candidate) / "config.json").is_file():
             return Found(folder.resolve().name, settled(candidate))
-    if (folder / "recipe.json").is_file():
-        raise PinxitError(
-            f"{text!r} is a training run that is not finished. The same `pinxit train` command goes on with it."
-        )
     inside = sorted({str(config.parent) for part in ("*", "*/model") for config in folder.glob(f"{part}/config.json")})
     hint = f" Checkpoints below it: {', '.join(inside)}." if inside else ""
+    if (folder / "recipe.json").is_file() or any(folder.glob("*/recipe.json")):
+        raise PinxitError(
+            f"{text!r} is a training run that is not finished. The same `pinxit train` command goes on with it.{hint}"
+        )
     raise PinxitError(f"{text!r} is no checkpoint: it holds neither config.json nor model/config.json.{hint}")
 
 

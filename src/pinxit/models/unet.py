@@ -75,10 +75,15 @@ class UNetConfig:
             )
         for width in self.widths:
             if width % self.groups:
-                raise PinxitError(f"A level of {width} channels does not divide into {self.groups} groups.")
+                raise PinxitError(
+                    f"A level of {width} channels does not divide into {self.groups} groups. Choose channels and "
+                    f"multipliers that make multiples of {self.groups}."
+                )
         for side, width in zip(self.sides, self.widths, strict=True):
             if (side in self.attention or (self.middle and side == self.sides[-1])) and width % self.heads_of(width):
-                raise PinxitError(f"{width} channels do not divide into {self.heads_of(width)} heads.")
+                raise PinxitError(
+                    f"{width} channels do not divide into {self.heads_of(width)} heads. Choose heads that divide them."
+                )
 
     def heads_of(self, channels: int) -> int:
         """How many heads an attention over so many channels has."""
