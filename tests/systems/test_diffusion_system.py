@@ -222,6 +222,8 @@ def test_the_gradient_of_a_classifier_leads_to_its_class() -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     assert numbers["accuracy"] > 0.7, "but for those that are all noise"
+    uneven = {"pixels": flat[:4], "labels": torch.tensor([1, 0, 1, 1])}
+    assert float(objective.validate(uneven, 0)["accuracy_of_a_guess"]) == 0.75
     nothing = Denoiser(DenoiserConfig(UNET, ProcessConfig(DiscreteConfig("cosine")), classes=2))  # tells of no noise
     base = NoiseDrawer.ready(nothing, CPU)
     system = DiffusionSystem("adm", Cascade(base), labels, judge=ClassifierJudge(classifier, labels, CPU))

@@ -35,9 +35,10 @@ class NoisedClassification(Objective):
         return loss, {"accuracy": _accuracy(logits, batch["labels"])}
 
     def validate(self, batch: Batch, step: int) -> Numbers:
-        """The same, and the share of right answers at little noise and at much."""
+        """The same, the share of right answers at little noise and at much, and that of always the commonest class."""
         numbers = dict(self.loss(batch, self.turns[0], step)[1])
         pixels = batch["pixels"]
+        numbers["accuracy_of_a_guess"] = batch["labels"].bincount().max() / len(pixels)
         for share in SHARES:
             shares = torch.full((len(pixels),), share, device=pixels.device)
             numbers[f"accuracy_at_{share:.0%}"] = _accuracy(self._logits(pixels, shares), batch["labels"])

@@ -117,7 +117,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as fault:
         raise PinxitError(f"{path.name!r} cannot be read as a PNG picture: {fault}.") from None
     if not isinstance(text, str):
-        raise PinxitError(f"{path.name!r} carries no settings: pinxit did not write it, or another program saved it.")
+        raise PinxitError(f"{path.name!r} carries no settings: no model made it, or another program saved it.")
     try:
         record = json.loads(text)
     except (ValueError, RecursionError):
