@@ -28,12 +28,13 @@ def _seed() -> None:
 def test_what_is_asked_matters_to_both(kind: str) -> None:
     config, asked = ASKED[kind]
     noise = torch.randn(1, config.latent).expand(3, -1)
-    drawn = Generator(config)(noise, asked)
+    generator = Generator(config)
+    drawn = generator(noise, asked)
     assert drawn.shape == (3, 3, 32, 32)
     assert all((drawn[a] - drawn[b]).abs().max() > 1e-3 for a, b in ((0, 1), (0, 2), (1, 2)))
     critic = Critic(config)
     features = critic.see(torch.rand(1, 3, 32, 32)).expand(3, -1)
-    judged = critic.judge(features, critic.words(asked))
+    judged = critic.judge(features, generator.words(asked))
     assert len({round(value, 5) for value in judged.tolist()}) == 3
 
 

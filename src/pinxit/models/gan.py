@@ -126,11 +126,11 @@ class Generator(nn.Module):
         )
 
     def forward(self, noise: Tensor, asked: Tensor | None = None) -> Tensor:
-        """Normal noise b latent and what is asked, b or b l -> pixels b 3 h w, hardly beyond [-1, 1].
+        """Normal noise b latent and what is asked, b or b l -> pixels b 3 h w, hardly beyond [-1, 1]."""
+        return self.draw(noise, self.words(asked))
 
-        They pass no tanh, the gradient of which vanishes on white.
-        """
-        words = self.words(asked)
+    def draw(self, noise: Tensor, words: Tensor | None) -> Tensor:
+        """For what `words` has made of what was asked. Pixels pass no tanh, the gradient of which vanishes on white."""
         told = noise.new_zeros(len(noise), self.config.condition_width) if words is None else words
         style = self.style(torch.cat([noise, told], 1))
         x = self.start(style).view(len(noise), -1, START, START)
@@ -159,13 +159,12 @@ class Down(nn.Module):
 
 
 class Critic(nn.Module):
-    """Pictures and what was asked -> how real they look, and how well they fit."""
+    """Pictures, and the generator's `words` of what was asked -> how real they look, and how well they fit."""
 
     def __init__(self, config: GANConfig) -> None:
         super().__init__()
         self.config = config
         widths = config.widths[::-1]
-        self.words = Words(config)
         self.stem = nn.Conv2d(3 * config.patch**2, widths[0], 3, padding=1)
         self.down = nn.ModuleList(Down(a, b) for a, b in pairwise(widths))
         self.last = nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -37,11 +37,17 @@ class GANObjectiveConfig:
             raise PinxitError(f"r1={self.r1} every {self.r1_every} steps: give at least 0, every 1 or more.")
 
 
-class Critic(Protocol):
-    """What `models.gan.Critic` is: a network that sees pictures once, and judges them for any words."""
+class Generator(Protocol):
+    """What `models.gan.Generator` is: what is asked becomes words, and noise and these a picture."""
 
     @property
     def words(self) -> Callable[[Tensor | None], Tensor | None]: ...
+
+    def draw(self, noise: Tensor, words: Tensor | None) -> Tensor: ...
+
+
+class Critic(Protocol):
+    """What `models.gan.Critic` is: a network that sees pictures once, and judges them for any words."""
 
     def see(self, pixels: Tensor) -> Tensor: ...
 
@@ -51,31 +57,40 @@ class Critic(Protocol):
 
 
 class AdversarialGeneration(Objective):
-    """Two turns a step: the critic's, then the generator's."""
+    """Two turns a step: the critic's, then the generator's.
+
+    How what is asked is read is learnt in the critic's turn, which tells matching pictures from others, and the
+    generator draws after that: by its own turn alone it would learn to read only late.
+    """
 
     turns = ("critic", "generator")
 
     def __init__(
         self,
-        generator: nn.Module,
+        generator: Generator,
         critic: Critic,
         latent: int,
         asked: str | None,
         config: GANObjectiveConfig,
         paint: Callable[[], Image.Image | None] | None = None,
     ) -> None:
-        """`generator` maps noise b `latent` and what is asked to pixels; `asked` is what the batch calls the latter."""
+        """`generator` draws from noise b `latent`; `asked` is what the batch calls what it is asked for."""
         super().__init__()
         self.generator, self.critic = generator, critic
         self.latent, self.asked, self.config, self.paint = latent, asked, config, paint
 
     def networks(self) -> Mapping[str, nn.Module]:
         """The generator. The critic has done its work when training ends."""
-        return {"generator": self.generator}
+        return {"generator": cast("nn.Module", self.generator)}
 
     def parameters_of(self, turn: str) -> Iterator[tuple[str, nn.Parameter]]:
-        """Each its own."""
-        return ((name, value) for name, value in self.named_parameters() if name.startswith(f"{turn}."))
+        """Each its own, and the critic's how texts or classes are read."""
+        of = {"critic": ("critic.", "generator.words."), "generator": ("generator.",)}[turn]
+        return (
+            (name, value)
+            for name, value in self.named_parameters()
+            if name.startswith(of) and (turn == "critic" or not name.startswith("generator.words."))
+        )
 
     def loss(self, batch: Batch, turn: str, step: int) -> tuple[Tensor, Numbers]:
         """`batch["pixels"]` b 3 h w in [-1, 1]."""
@@ -83,20 +98,25 @@ class AdversarialGeneration(Objective):
         asked = batch[self.asked] if self.asked else None
         noise = torch.randn(len(pixels), self.latent, device=pixels.device)
         if turn == "critic":
+            words = self.generator.words(asked)
             with torch.no_grad():
-                made = self.generator(noise, asked)
-            return self._judge(pixels, made.to(pixels.dtype), asked, step)
+                made = self.generator.draw(noise, words)
+            return self._judge(pixels, made.to(pixels.dtype), asked, words, step)
         for value in self.critic.parameters():  # this turn moves the generator alone
             value.requires_grad_(False)
-        made = self.generator(noise, asked).to(pixels.dtype)
-        loss = -self._logits(made, asked).float().mean()
+        with torch.no_grad():
+            words = self.generator.words(asked)
+        made = self.generator.draw(noise, words).to(pixels.dtype)
+        loss = -self.critic.judge(self._seen(made), words).float().mean()
         for value in self.critic.parameters():
             value.requires_grad_(True)
         return loss, {}
 
-    def _judge(self, pixels: Tensor, made: Tensor, asked: Tensor | None, step: int) -> tuple[Tensor, Numbers]:
+    def _judge(
+        self, pixels: Tensor, made: Tensor, asked: Tensor | None, words: Tensor | None, step: int
+    ) -> tuple[Tensor, Numbers]:
         """Real pictures above 1; made ones, and those asked for something else, below -1."""
-        critic, words = self.critic, self.critic.words(asked)
+        critic = self.critic
         seen = self._seen(pixels)
         real, fake = critic.judge(seen, words).float(), critic.judge(self._seen(made), words).float()
         wrong = F.relu(1 + fake).mean()
@@ -110,23 +130,21 @@ class AdversarialGeneration(Objective):
             numbers["mismatched"] = (other.detach() * differs).sum() / differs.sum().clamp_min(1)
         loss = F.relu(1 - real).mean() + wrong
         if self.config.r1 and self.training and step % self.config.r1_every == 0:
-            penalty = self._r1(pixels, asked)
+            penalty = self._r1(pixels, words)
             numbers["r1"] = penalty.detach()
             loss = loss + self.config.r1_every * self.config.r1 / 2 * penalty
         return loss, numbers
-
-    def _logits(self, pixels: Tensor, asked: Tensor | None) -> Tensor:
-        return self.critic.judge(self._seen(pixels), self.critic.words(asked))
 
     def _seen(self, pixels: Tensor) -> Tensor:
         """Features b d of pictures, real and made ones changed alike."""
         return self.critic.see(augmented(pixels) if self.config.augment else pixels)
 
-    def _r1(self, pixels: Tensor, asked: Tensor | None) -> Tensor:
+    def _r1(self, pixels: Tensor, words: Tensor | None) -> Tensor:
         """The mean squared gradient, in float32."""
         with torch.autocast(pixels.device.type, enabled=False):
             leaf = pixels.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self._logits(leaf, asked).sum(), leaf, create_graph=True)
+            logits = self.critic.judge(self._seen(leaf), None if words is None else words.float())
+            (gradient,) = torch.autograd.grad(logits.sum(), leaf, create_graph=True)
         return gradient.square().flatten(1).sum(1).mean()
 
     def validate(self, batch: Batch, step: int) -> Numbers:
