@@ -12,19 +12,22 @@ from PIL import Image, ImageDraw
 import pinxit
 from pinxit.checkpoints.files import read_tensors
 from pinxit.cli.main import main
-from pinxit.data.images import open_image
-from pinxit.data.sample import BadSample
+from pinxit.data.images import open_image, to_tensor
+from pinxit.data.recolour import COLOURS, tint
+from pinxit.data.sample import BadSample, Sample
 from pinxit.data.scenes import Scenes
 from pinxit.errors import PinxitError
 from pinxit.models.denoiser import Conditioning, Denoiser
 from pinxit.recipes.catalogue import find
 from pinxit.recipes.codecs import Pixels
+from pinxit.recipes.conditions import Texts
 from pinxit.recipes.denoisers import Example
 from pinxit.recipes.overrides import override
 from pinxit.recipes.pipeline import Pipeline
 from pinxit.recipes.recipe import Context, Recipe
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
 from pinxit.systems.system import Settings, System
+from pinxit.text.tokenizer import Tokenizer
 
 SOURCE = "scenes:80"
 
@@ -165,6 +168,19 @@ def test_what_an_example_holds() -> None:
     assert all(torch.equal(made[name], again[name]) for name in made)
     clean = Example(Pixels(64), low=16, low_noise=0.0)(sample, np.random.default_rng(3))
     torch.testing.assert_close(clean["low"], torch.nn.functional.avg_pool2d(made["pixels"], 4))
+
+
+def test_a_picture_in_another_colour_is_asked_for_in_that() -> None:
+    picture, found = Image.linear_gradient("L").resize((16, 16)).convert("RGB"), set()
+    sample = Sample("star", picture, {"short": ("a star",)}, {})
+    words = Texts(Tokenizer.train([f"a {name} star" for name in COLOURS] * 2, 600), 12, {"short": 1.0})
+    example = Example(Pixels(16, recolour=1.0), words)
+    for seed in range(30):
+        made = example(sample, np.random.default_rng(seed))
+        (name,) = (name for name in COLOURS if f" {name} " in words.tokenizer.decode(made["ids"]))
+        assert torch.equal(made["pixels"], to_tensor(tint(picture, COLOURS[name])))
+        found.add(name)
+    assert len(found) > 4
 
 
 def test_a_window_shows_the_same_place_of_both() -> None:

@@ -61,8 +61,14 @@ class Pixels:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
         """Draws a colour, a crop and a side."""
-        if rng.random() < self.recolour:
-            sample = recolour(sample, rng)
+        return self.cut(self.coloured(sample, rng), rng)
+
+    def coloured(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Now and then in another colour, which its captions say too."""
+        return recolour(sample, rng) if rng.random() < self.recolour else sample
+
+    def cut(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
+        """In its own colours."""
         pixels = to_tensor(crop_square(sample.image, self.size, self.crop, rng))
         return {"pixels": pixels.flip(2) if self.flip and rng.random() < 0.5 else pixels}
 

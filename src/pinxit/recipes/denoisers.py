@@ -101,7 +101,7 @@ class Example:
     known_dropout: float = 0.0
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
-        """Draws a crop, a caption, a mask, and how noisy the small picture is."""
+        """Draws a colour, a crop, a caption, a mask, and how noisy the small picture is."""
         if self.low and min(sample.image.size) < self.pixels.size:
             high, wide = sample.image.height, sample.image.width
             raise BadSample(
@@ -109,7 +109,8 @@ class Example:
                 "too-small",
                 f"{sample.key!r} is {wide} x {high} pixels; to learn to enlarge takes {self.pixels.size} a side.",
             )
-        made = self.pixels(sample, rng)
+        sample = self.pixels.coloured(sample, rng)
+        made = self.pixels.cut(sample, rng)
         if isinstance(self.words, Texts):
             made["ids"] = self.words.ids(sample, rng)
         elif self.words:
