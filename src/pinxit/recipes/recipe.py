@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 UNMEASURED = "not measured yet"
 """The score to expect of a recipe that nobody has run in full."""
 
-STAINS = "coloured stains: that everything works is seen in a minute, and no more"
+STAINS = "not pictures yet, but coloured stains, which show that everything works"
 """And of a small twin of a recipe for pictures from noise."""
 
 FREE = (

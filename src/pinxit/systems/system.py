@@ -210,10 +210,8 @@ def load(
     found = catalogue.find(name)
     kind = read_config(found.folder)["kind"]
     if kind not in KINDS:
-        raise PinxitError(
-            f"{str(name)!r} is of kind {kind}, which does nothing by itself. Give the folder of a whole model, or of a "
-            f"run that has finished. Their kinds: {', '.join(KINDS)}."
-        )
+        fault = unknown("system for checkpoints of kind", str(kind), KINDS)
+        raise PinxitError(f"{fault} Give the folder of a whole model, or of a run that has finished.")
     system = system_class(kind).from_checkpoint(found.folder, choose_device(device))
     system.name = found.name
     if bf16 or compile:
