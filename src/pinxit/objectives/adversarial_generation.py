@@ -85,12 +85,9 @@ class AdversarialGeneration(Objective):
 
     def parameters_of(self, turn: str) -> Iterator[tuple[str, nn.Parameter]]:
         """Each its own, and the critic's how texts or classes are read."""
-        of = {"critic": ("critic.", "generator.words."), "generator": ("generator.",)}[turn]
-        return (
-            (name, value)
-            for name, value in self.named_parameters()
-            if name.startswith(of) and (turn == "critic" or not name.startswith("generator.words."))
-        )
+        for name, value in self.named_parameters():
+            if name.startswith(("critic.", "generator.words.")) == (turn == "critic"):
+                yield name, value
 
     def loss(self, batch: Batch, turn: str, step: int) -> tuple[Tensor, Numbers]:
         """`batch["pixels"]` b 3 h w in [-1, 1]."""
