@@ -88,6 +88,8 @@ def test_the_prompt_guidance_and_what_it_leads_away_from_matter() -> None:
     assert torch.equal(plain, draw(guidance=4.0, interval=(1e6, 1e7))), "guidance is never on"
     with pytest.raises(PinxitError, match=r"guidance=1 leads nowhere\. Raise guidance above 1"):
         draw(negative="a blue moon")
+    with pytest.raises(PinxitError, match="guidance=1 is none"):
+        draw(interval=(0.5, 1.0))
     with pytest.raises(PinxitError, match="There is no sampler 'dppm'"):
         draw(sampler="dppm")
     with pytest.raises(PinxitError, match="this model has 1000 levels of noise; allowed is 1 to 1000"):

@@ -32,6 +32,7 @@ from pinxit.models.denoiser import Conditioning, Denoiser, DenoiserConfig, widen
 from pinxit.models.text_encoder import TextEncoderConfig
 from pinxit.objectives.denoising import Denoising, pictures
 from pinxit.objectives.objective import Batch
+from pinxit.progress import shown
 from pinxit.recipes.codecs import PictureDataConfig, Pixels
 from pinxit.recipes.conditions import PREVIEWS, LabelDataConfig, Labels, TextDataConfig, Texts, prompts_of
 from pinxit.recipes.recipe import Context, Part, Recipe, Run, changes, held_batches, hold_back
@@ -342,9 +343,11 @@ def with_classes(recipe: Recipe, context: Context) -> None:
 def metas_of(pairs: Pairs) -> list[Mapping[str, Any]]:
     """What the source says of each picture that can be read; the others are counted and named by whoever reads them."""
     found: list[Mapping[str, Any]] = []
-    for index in range(len(pairs)):
-        with contextlib.suppress(BadSample):
-            found.append(pairs.meta_at(index))
+    with shown("looking for classes") as progress:
+        for index in range(len(pairs)):
+            with contextlib.suppress(BadSample):
+                found.append(pairs.meta_at(index))
+            progress(index + 1, len(pairs))
     return found
 
 

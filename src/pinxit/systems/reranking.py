@@ -15,7 +15,7 @@ from pinxit.systems.system import Settings
 
 
 def check_wish(name: str, settings: Settings, clip: CLIPSystem | None) -> None:
-    """Raises PinxitError for settings that lead to nothing: reranking without CLIP, leading away without guidance."""
+    """Raises PinxitError for settings that lead to nothing: reranking without CLIP, what is for guidance without it."""
     if settings["rerank"] and clip is None:
         raise PinxitError(f"{name or 'This model'} has no CLIP, so it cannot rerank. Leave --rerank out.")
     if settings.get("negative") and settings["guidance"] <= 1:
@@ -23,6 +23,8 @@ def check_wish(name: str, settings: Settings, clip: CLIPSystem | None) -> None:
             f"`negative` is what guidance leads away from, and guidance={settings['guidance']:g} leads nowhere. Raise "
             "guidance above 1, to 2 say."
         )
+    if settings.get("interval") and settings["guidance"] == 1:
+        raise PinxitError("`interval` is where guidance is on, and guidance=1 is none. Give another, such as 3.")
 
 
 class Painter(Protocol):
