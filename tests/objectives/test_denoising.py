@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from pinxit.diffusion.schedules import DiscreteConfig, EDMConfig, FlowConfig, dr
 from pinxit.errors import PinxitError
 from pinxit.models.denoiser import Conditioning
 from pinxit.objectives.denoising import Costs, Denoising, DenoisingConfig
+from pinxit.objectives.objective import Raw
 
 COSINE = DiscreteConfig("cosine", 100)
 LINEAR = DiscreteConfig("linear", 100)
@@ -216,23 +219,32 @@ def test_what_learns_a_variance_has_one(learned: bool, learns: Any) -> None:
 def test_averaged_weights_are_compared_on_what_was_learnt_from() -> None:
     """Twice as wrong at the same noise is four times the error, whatever validation holds."""
     lags: list[float | None] = []
-
-    def check(lag: float | None) -> dict[str, float]:
-        lags.append(lag)
-        return {}
-
     net = Net()
     nn.init.zeros_(net.last.weight)
+
+    def check(lag: float | None, raw: Raw) -> dict[str, float]:
+        lags.append(lag)
+        with raw():
+            assert net.last.bias.eq(50.0).all()
+        return {}
+
+    @contextlib.contextmanager
+    def raw() -> Iterator[None]:
+        averaged = net.last.bias.clone()
+        net.last.bias.fill_(50.0)
+        yield
+        net.last.bias.copy_(averaged)
+
     objective = Denoising(net, ProcessConfig(LINEAR), DenoisingConfig(), check=check)
     with torch.no_grad():
-        objective.conclude(lambda value: [value])
+        objective.conclude(lambda value: [value], raw)
         net.last.bias.fill_(50.0)
         objective({"pixels": two_humps(64)}, "main", 0)
         objective.eval()
         objective.validate({"pixels": 100 * two_humps(8)}, 0)
-        objective.conclude(lambda value: [value])
+        objective.conclude(lambda value: [value], raw)
         net.last.bias.fill_(100.0)
-        objective.conclude(lambda value: [value])
+        objective.conclude(lambda value: [value], raw)
     assert lags[0] is None
     assert lags[1] == 1
     assert lags[2] == pytest.approx(4, rel=0.05)

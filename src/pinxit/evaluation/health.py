@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -17,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 WALKS = {"ddim": 20, "ddpm": 50}
 """Steps of each of the samplers that are compared: one certain, one at random, of one process."""
+
+RAW = "raw_ddim"
+"""Samples by the weights themselves, where all others are by their averages."""
 
 ROUGH = 2.0
 """As rough as so many of the pictures' own are samples that show noise."""
@@ -48,17 +52,32 @@ class Look:
         return cls(float(across + down) / 2, float(pixels.mean()))
 
 
-def health(drawer: NoiseDrawer, asked: Conditioning, real: Tensor, lag: float | None = None) -> dict[str, float]:
+def health(
+    drawer: NoiseDrawer,
+    asked: Conditioning,
+    real: Tensor,
+    lag: float | None = None,
+    raw: Callable[[], AbstractContextManager[None]] | None = None,
+) -> dict[str, float]:
     """How samples by DDIM and by DDPM look beside `real` pictures b c h w in [-1, 1]; warns where something is wrong.
 
-    `asked` is of as many pictures. `lag` is the averaged weights' error over that of the weights themselves.
+    `asked` is of as many pictures. `lag` is the averaged weights' error over that of the weights themselves, with which
+    the network draws inside of `raw`.
     """
     wanted, schedule = Look.at(real), drawer.config.process.schedule
     numbers: dict[str, float] = {}
-    for sampler, steps in WALKS.items():
-        look = Look.at(drawer.draw(asked, range(len(real)), Drawing(sampler, at_most(steps, schedule))))
-        numbers[f"{sampler}_roughness"] = look.roughness / max(wanted.roughness, 1e-6)
-        numbers[f"{sampler}_brightness"] = look.brightness - wanted.brightness
+
+    def look(name: str, sampler: str) -> None:
+        steps = at_most(WALKS[sampler], schedule)
+        seen = Look.at(drawer.draw(asked, range(len(real)), Drawing(sampler, steps)))
+        numbers[f"{name}_roughness"] = seen.roughness / max(wanted.roughness, 1e-6)
+        numbers[f"{name}_brightness"] = seen.brightness - wanted.brightness
+
+    for sampler in WALKS:
+        look(sampler, sampler)
+    if raw is not None:
+        with raw():
+            look(RAW, "ddim")
     if lag is not None:
         numbers["averaged_error_over_raw"] = lag
     for warning in warnings(numbers, drawer.config.process.target):
@@ -86,6 +105,13 @@ def warnings(numbers: Mapping[str, float], target: Target) -> list[str]:
             f"DDIM and DDPM disagree: their samples are {rough[0]:.2f} and {rough[1]:.2f} times as rough as the "
             "pictures. Both walk the same process, so what the network tells of some noise is far off: see which "
             "error_at_ is large."
+        )
+    raw = numbers.get(f"{RAW}_roughness", rough[0])
+    if max(raw, rough[0]) > APART * min(raw, rough[0]):
+        told.append(
+            f"Averaging changes what is drawn: samples are {rough[0]:.2f} times as rough as the pictures by the "
+            f"averaged weights, and {raw:.2f} by the weights themselves. That is so at first; if it stays, the "
+            "learning rate is high, or training.ema_decay keeps weights that are long outgrown."
         )
     return told + lagging(numbers)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pinxit.objectives.bottlenecks import no_gradient, ramp
-from pinxit.objectives.objective import Batch, Numbers, Objective
+from pinxit.objectives.objective import Batch, Numbers, Objective, Raw
 from pinxit.objectives.reconstruction import Reconstruction
 
 
@@ -97,9 +98,9 @@ class AdversarialReconstruction(Objective):
         """As without an adversary."""
         return self.reconstruction.validate(batch, step)
 
-    def conclude(self, gather: Callable[[Tensor], list[Tensor]]) -> Numbers:
+    def conclude(self, gather: Callable[[Tensor], list[Tensor]], raw: Raw = contextlib.nullcontext) -> Numbers:
         """As without an adversary."""
-        return self.reconstruction.conclude(gather)
+        return self.reconstruction.conclude(gather, raw)
 
     def preview(self) -> Image.Image | None:
         """As without an adversary."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from pinxit.diffusion.schedules import Discrete, draw_shares
 from pinxit.errors import PinxitError
 from pinxit.models.denoiser import Conditioning
 from pinxit.nn.processes import gather
-from pinxit.objectives.objective import Batch, Numbers, Objective
+from pinxit.objectives.objective import Batch, Numbers, Objective, Raw
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Of the noise that is learnt from, least first: where validation tells the loss."""
@@ -46,7 +47,7 @@ class Denoising(Objective):
         process: ProcessConfig,
         config: DenoisingConfig,
         paint: Callable[[], Image.Image | None] | None = None,
-        check: Callable[[float | None], Numbers] | None = None,
+        check: Callable[[float | None, Raw], Numbers] | None = None,
         *,
         name: str = "denoiser",
         given: Callable[[Batch, bool], tuple[Tensor, Any]] | None = None,
@@ -56,8 +57,8 @@ class Denoising(Objective):
 
         `given` makes of a batch, and of whether it is one to learn from, clean values b ... and what is asked: its
         pixels and a `Conditioning`, where none is given.
-        `check` looks at samples after each validation, given how the averaged weights' error compares with that of the
-        weights themselves.
+        `check` looks at samples after each validation, given how many times the error of the weights themselves that
+        of their averages is, and where the former are.
         """
         super().__init__()
         if (config.learns == "simple") == process.learned_variance:
@@ -75,8 +76,8 @@ class Denoising(Objective):
         self.config = config
         self.paint, self.check = paint, check
         self.name, self.given = name, given or pictures
-        self._latest: tuple[Tensor, Any, Tensor, Tensor, Tensor] | None = None
-        """What was learnt from last: clean values, what was asked, times, noise, and the mean error."""
+        self._latest: tuple[Tensor, Any, Tensor, Tensor] | None = None
+        """What was learnt from last: clean values, what was asked, times and noise."""
         self.process = Process(process)
         schedule = self.process.schedule
         self.bound = Bound(schedule) if config.learns != "simple" and isinstance(schedule, Discrete) else None
@@ -99,7 +100,7 @@ class Denoising(Objective):
         noise = torch.randn_like(clean)
         errors, terms = self._errors(clean, asked, times, noise)
         if self.check and self.training:
-            self._latest = clean, asked, times, noise, errors.detach().mean()
+            self._latest = clean, asked, times, noise
         weighted = self.process.weights(times, self.config.weighting, self.config.gamma) * errors
         if terms is None:
             return weighted.mean(), {"error": errors.detach().mean()}
@@ -136,14 +137,16 @@ class Denoising(Objective):
             numbers[f"error_at_{share:.0%}"] = errors.mean()
         return numbers
 
-    def conclude(self, gather: Callable[[Tensor], list[Tensor]]) -> Numbers:  # noqa: ARG002
-        """How samples look, and whether the averaged weights lag: what they err in the last step, at the same noise."""
+    def conclude(self, gather: Callable[[Tensor], list[Tensor]], raw: Raw = contextlib.nullcontext) -> Numbers:  # noqa: ARG002
+        """How samples look, and whether the averaged weights lag: what they err on what was learnt from last."""
         if self.check is None:
             return {}
         if self._latest is None:
-            return self.check(None)
-        clean, asked, times, noise, raw = self._latest
-        return self.check(float(self._errors(clean, asked, times, noise)[0].mean() / raw))
+            return self.check(None, raw)
+        averaged = self._errors(*self._latest)[0].mean()
+        with raw():
+            lag = averaged / self._errors(*self._latest)[0].mean()
+        return self.check(float(lag), raw)
 
     def preview(self) -> Image.Image | None:
         """Pictures of fixed prompts and noise."""

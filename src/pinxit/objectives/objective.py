@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from PIL import Image
@@ -14,6 +16,9 @@ Batch = Mapping[str, Any]
 
 Numbers = Mapping[str, Tensor | float]
 """What a step has to tell: name -> scalar."""
+
+Raw = Callable[[], AbstractContextManager[None]]
+"""Inside of it the networks hold their own weights, where otherwise their averages are in place."""
 
 
 class Objective(nn.Module, ABC):
@@ -46,10 +51,11 @@ class Objective(nn.Module, ABC):
         """Numbers over one validation batch, without gradients, with the averaged weights in place."""
         return self.loss(batch, self.turns[0], step)[1]
 
-    def conclude(self, gather: Callable[[Tensor], list[Tensor]]) -> Numbers:  # noqa: ARG002
+    def conclude(self, gather: Callable[[Tensor], list[Tensor]], raw: Raw = contextlib.nullcontext) -> Numbers:  # noqa: ARG002
         """Numbers over all batches validated since the last call, where a mean over batches would not do.
 
-        Every process calls it; `gather` has what each of them hands in.
+        Every process calls it; `gather` has what each of them hands in. What has to be told of the networks' own
+        weights is told inside of `raw`.
         """
         return {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -16,7 +17,7 @@ from pinxit.nn.logit_laplace import negative_log_likelihood
 from pinxit.nn.quantizers import usage
 from pinxit.nn.similarity import psnr, ssim
 from pinxit.objectives.bottlenecks import BottleneckConfig, bottleneck
-from pinxit.objectives.objective import Batch, Numbers, Objective
+from pinxit.objectives.objective import Batch, Numbers, Objective, Raw
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """Two batches of pictures b 3 h w in [-1, 1] -> how far apart each pair looks, b."""
@@ -148,7 +149,7 @@ class Reconstruction(Objective):
             numbers["perceptual"] = self.distance(made, pixels).mean()
         return numbers
 
-    def conclude(self, gather: Callable[[Tensor], list[Tensor]]) -> Numbers:
+    def conclude(self, gather: Callable[[Tensor], list[Tensor]], raw: Raw = contextlib.nullcontext) -> Numbers:  # noqa: ARG002
         """The share of the codes that occurred at all, and their perplexity as a share; the least of all codebooks."""
         if not len(self.counts):
             return {}

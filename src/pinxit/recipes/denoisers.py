@@ -31,7 +31,7 @@ from pinxit.evaluation.health import health
 from pinxit.models.denoiser import Conditioning, Denoiser, DenoiserConfig, widened
 from pinxit.models.text_encoder import TextEncoderConfig
 from pinxit.objectives.denoising import Denoising, pictures
-from pinxit.objectives.objective import Batch
+from pinxit.objectives.objective import Batch, Raw
 from pinxit.progress import shown
 from pinxit.recipes.codecs import PictureDataConfig, Pixels
 from pinxit.recipes.conditions import PREVIEWS, LabelDataConfig, Labels, TextDataConfig, Texts, prompts_of
@@ -355,12 +355,12 @@ def _checker(
     network: Denoiser,
     validation: Callable[[], Any] | None,
     given: Given,
-) -> Callable[[float | None], dict[str, float]] | None:
+) -> Callable[[float | None, Raw], dict[str, float]] | None:
     """Looks at samples for what held back pictures show."""
     if validation is None:
         return None
     pixels, asked = given({name: value[:CHECKED] for name, value in next(iter(validation())).items()}, False)
-    return lambda lag: health(NoiseDrawer(network), asked, pixels, lag)
+    return lambda lag, raw: health(NoiseDrawer(network), asked, pixels, lag, raw)
 
 
 def _painter(

@@ -33,7 +33,10 @@ class Average:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """The networks hold the averages inside, their own weights again afterwards. Nothing is copied."""
+        """The networks hold the averages inside, their own weights again afterwards. Nothing is copied.
+
+        Within itself it is the other way round: there the networks hold their own weights.
+        """
         self._swap()
         try:
             yield

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from pinxit.errors import PinxitError
-from pinxit.objectives.objective import Batch, Objective
+from pinxit.objectives.objective import Batch, Objective, Raw
 from pinxit.training.averaging import Average
 from pinxit.training.distributed import World
 from pinxit.training.interrupts import Interrupts, Stopped
@@ -183,7 +183,7 @@ def train(
                 progress.numbers(step, {**meter.means(world), "lr": rates[objective.turns[0]]})
             if validation and due(training.validate_every, step):
                 with progress.aside(), average.in_place(), mixed:
-                    metrics = validate(objective, validation(), step, training, world)
+                    metrics = validate(objective, validation(), step, training, world, average.in_place)
                 progress.validated(step, metrics)
             if world.leads and due(training.preview_every, step):
                 with progress.aside(), average.in_place(), mixed:
@@ -210,15 +210,18 @@ def train(
 
 @torch.no_grad()
 def validate(
-    objective: Objective, batches: Iterable[Batch], step: int, training: TrainingConfig, world: World
+    objective: Objective, batches: Iterable[Batch], step: int, training: TrainingConfig, world: World, raw: Raw
 ) -> dict[str, float]:
-    """The objective's numbers over the validation batches, which the processes share out; always the same noise."""
+    """The objective's numbers over the validation batches, which the processes share out; always the same noise.
+
+    `raw` puts the weights themselves in the place of their averages, and back.
+    """
     objective.eval()
     meter = Meter()
     for index, batch in islice(enumerate(batches), world.rank, None, world.size):
         seed_torch(step_seed(training.seed, index, 0), world.device)
         meter.add("", objective.validate(to_device(batch, world.device, training.channels_last), step))
-    concluded = {name: float(value) for name, value in objective.conclude(world.gather).items()}
+    concluded = {name: float(value) for name, value in objective.conclude(world.gather, raw).items()}
     set_training(objective)
     return {**meter.means(world), **concluded}
 
