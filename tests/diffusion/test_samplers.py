@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pinxit.diffusion import samplers
 from pinxit.diffusion.levels import CLEAN, Denoised, Denoiser, Level
-from pinxit.diffusion.samplers import Step, last
+from pinxit.diffusion.samplers import Noise, Step, last
 from pinxit.diffusion.schedules import (
     EDM,
     Discrete,
@@ -40,11 +40,14 @@ CERTAIN: dict[str, Sampler] = {
     "heun": samplers.heun,
     "dpm_solver": samplers.dpm_solver,
 }
+NOISED: dict[str, Callable[[Denoiser, Tensor, Sequence[Level], Noise], Iterator[Step]]] = {
+    "ancestral": lambda *walk: samplers.ancestral(*walk[:3], noise=walk[3]),
+    "ancestral, large": lambda *walk: samplers.ancestral(*walk[:3], variance="large", noise=walk[3]),
+    "ddim, eta 1": lambda *walk: samplers.ddim(*walk[:3], eta=1.0, noise=walk[3]),
+    "dpm_solver, random": lambda *walk: samplers.dpm_solver(*walk[:3], random=True, noise=walk[3]),
+}
 RANDOM: dict[str, Sampler] = {
-    "ancestral": samplers.ancestral,
-    "ancestral, large": lambda *walk: samplers.ancestral(*walk, variance="large"),
-    "ddim, eta 1": lambda *walk: samplers.ddim(*walk, eta=1.0),
-    "dpm_solver, random": lambda *walk: samplers.dpm_solver(*walk, random=True),
+    name: lambda *walk, sampler=sampler: sampler(*walk, torch.randn_like) for name, sampler in NOISED.items()
 }
 
 
@@ -99,6 +102,37 @@ def test_order_of_accuracy(sampler: str, order: int, record_property: Measured) 
     coarse, fine = error(80), error(160)
     record_property(f"order of accuracy, {order} by theory", f"{math.log2(coarse / fine):.2f}")
     assert math.log2(coarse / fine) > order - 0.25
+
+
+@pytest.mark.parametrize(
+    ("sampler", "order"), [("ancestral", 1), ("ancestral, large", 1), ("ddim, eta 1", 1), ("dpm_solver, random", 2)]
+)
+def test_weak_order_of_those_with_noise_of_their_own(sampler: str, order: int, record_property: Measured) -> None:
+    """Twice as many steps, 2^order times as near to the variance of a Gaussian.
+
+    Of one about 0 every step is linear in x and in its noise. So the variance is exact without any chance: the sum of
+    the squares of what is made of x alone, and of the noise of each step alone.
+    """
+    mixture = Mixture((0.0,), 0.5)
+
+    def error(steps: int) -> float:
+        ratios = torch.linspace(math.log(20.0), math.log(0.5), steps + 1).exp().tolist()
+        levels = [SCHEDULES["edm"].by_ratio(ratio) for ratio in ratios]
+        x = torch.zeros(steps + 1, 1, dtype=torch.float64)
+        x[0] = math.hypot(0.5, levels[0].sigma)
+        turns = iter(range(1, steps + 1))
+
+        def one(like: Tensor) -> Tensor:
+            alone = torch.zeros_like(like)
+            alone[next(turns)] = 1
+            return alone
+
+        made = last(NOISED[sampler](mixture.denoise, x, levels, one))
+        return abs(made.square().sum().item() - (0.5**2 + levels[-1].sigma ** 2))
+
+    coarse, fine = error(80), error(160)
+    record_property(f"weak order, {order} by theory", f"{math.log2(coarse / fine):.2f}")
+    assert abs(math.log2(coarse / fine) - order) < 0.25
 
 
 def test_euler_is_ddim() -> None:
@@ -182,7 +216,8 @@ def test_few_steps_are_as_various_as_many_where_the_error_is_known(steps: int) -
     assert made["unknown"].std().item() < 0.9 * wanted
 
 
-def test_whoever_asks_no_further_has_stopped() -> None:
+@pytest.mark.parametrize("sampler", [*CERTAIN, *RANDOM])
+def test_whoever_asks_no_further_has_stopped(sampler: str) -> None:
     asked: list[Level] = []
 
     def counting(x: Tensor, level: Level) -> Denoised:
@@ -190,11 +225,15 @@ def test_whoever_asks_no_further_has_stopped() -> None:
         return TWO.denoise(x, level)
 
     levels = SCHEDULES["cosine"].levels(10)
-    walk = samplers.ddim(counting, start(4, levels), levels)
+    x = start(4, levels)
+    walk = {**CERTAIN, **RANDOM}[sampler](counting, x, levels)
+    assert not asked
     steps = [next(walk) for _ in range(3)]
-    assert len(asked) == 3
+    assert {level.time for level in asked} <= {level.time for level in levels[:4]}
     assert [step.level for step in steps] == levels[1:4]
-    assert steps[0].x0.shape == (4, 1)
+    if sampler != "plms":  # whose first step looks ahead
+        assert torch.allclose(steps[0].x0, TWO.denoise(x, levels[0]).x0), "a preview of what is expected"
+    assert steps[2].x0.shape == (4, 1)
 
 
 def test_each_ends_clean() -> None:
@@ -204,6 +243,15 @@ def test_each_ends_clean() -> None:
         assert steps[-1].level == CLEAN
         assert len(steps) == 5
         assert torch.isfinite(steps[-1].x).all()
+
+
+def test_repaint_of_everything_is_ddpm() -> None:
+    levels = SCHEDULES["cosine"].levels(10)
+    x = start(6, levels)
+    torch.manual_seed(1)
+    plain = last(samplers.ancestral(TWO.denoise, x, levels))
+    torch.manual_seed(1)
+    assert torch.equal(plain, last(samplers.repaint(TWO.denoise, x, levels, known=x, mask=torch.ones(1), repeats=4)))
 
 
 @pytest.mark.parametrize("repeats", [1, 4])

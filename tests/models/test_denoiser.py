@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from pinxit.diffusion.process import ProcessConfig
 from pinxit.errors import PinxitError
-from pinxit.models.denoiser import Conditioning, Denoiser, DenoiserConfig
+from pinxit.models.denoiser import Conditioning, Denoiser, DenoiserConfig, widened
 from pinxit.models.text_encoder import TextEncoderConfig
-from pinxit.models.unet import UNet, UNetConfig
+from pinxit.models.unet import AttentionBlock, UNet, UNetConfig
+from pinxit.nn.attention import Attention
+from pinxit.nn.group_norm import GroupNorm
 
 SMALL = UNetConfig(32, 32, (1, 2), 1, (8,), patch=2)
 CLASSES = DenoiserConfig(SMALL, ProcessConfig(), classes=3)
@@ -118,6 +121,50 @@ def test_tokens_are_looked_at_either_way(looks: str) -> None:
     plain = network.drawing(X, TIMES, guide)
     other = network.drawing(X, TIMES, replace(guide, tokens=guide.tokens.flip(-1)))
     assert not torch.allclose(plain, other)
+
+
+@torch.no_grad()
+def test_cross_attention_by_its_formula() -> None:
+    """Self-attention, then attention to the tokens (Rombach et al. 2022, section 3.3), each normed, beside a skip."""
+    torch.manual_seed(0)
+    config = replace(SMALL, tokens=24, looks="cross", heads=2)
+    block = AttentionBlock(config, 32)
+    for value in block.parameters():
+        torch.nn.init.normal_(value, std=0.3)
+    assert block.cross is not None
+    x, tokens = torch.randn(2, 32, 4, 4), torch.randn(2, 5, 24)
+    there = torch.tensor([[True] * 5, [True, True, False, False, False]])
+
+    def attended(x: Tensor, norm: Tensor, own: Attention, weights: list[Tensor], seen: Tensor | None) -> Tensor:
+        q, k, v = (part.view(2, -1, 2, 16).transpose(1, 2) for part in weights)
+        scores = q @ k.transpose(-1, -2) / 4
+        if seen is not None:
+            scores = scores.masked_fill(~seen[:, None, None], -torch.inf)
+        mixed = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        return x + F.linear(mixed, own.out.weight, own.out.bias).transpose(1, 2).view_as(norm)
+
+    def places(x: Tensor, norm: GroupNorm) -> Tensor:
+        return F.group_norm(x, 32, norm.weight, norm.bias).flatten(2).transpose(1, 2)
+
+    first, second = block.attention, block.cross
+    normed = places(x, block.norm)
+    both = F.linear(normed, first.query_key_value.weight, first.query_key_value.bias).chunk(3, -1)
+    expected = attended(x, x, first, list(both), None)
+    query = F.linear(places(expected, block.cross_norm), second.query.weight, second.query.bias)
+    told = F.linear(tokens, second.key_value.weight, second.key_value.bias).chunk(2, -1)
+    expected = attended(expected, x, second, [query, *told], there)
+    torch.testing.assert_close(block(x, tokens, there), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_what_is_shown_besides_starts_by_changing_nothing() -> None:
+    """Nichol et al. 2021, section 2.5: the new channels are read with zeros."""
+    before = awake(TEXTS)
+    after = awake(replace(TEXTS, known=True))
+    after.load_state_dict(widened(before.state_dict(), after))
+    ids = torch.tensor([[1, 2, 22, 23, 24], [3, 21, 22, 23, 24]])
+    shown = Conditioning(ids=ids, known=X.flip(0), mask=torch.ones(2, 1, 32, 32))
+    torch.testing.assert_close(after(X, TIMES, shown), before(X, TIMES, Conditioning(ids=ids)))
 
 
 @pytest.mark.parametrize(

@@ -159,12 +159,16 @@ def test_glide_and_its_upsampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(larger_ours, expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(("sampler", "scale"), [("ddim", 20.0), ("ddpm", 200.0)])
-def test_adm_led_by_its_classifier(sampler: str, scale: float, tmp_path: Path) -> None:
-    base, judge = Theirs({**SMALL, "image_size": 32, "class_cond": True}), Theirs({**SMALL, "image_size": 32})
+@pytest.mark.parametrize(
+    ("sampler", "scale", "knows"), [("ddim", 20.0, True), ("ddpm", 200.0, True), ("ddim", 20.0, False)]
+)
+def test_adm_led_by_its_classifier(sampler: str, scale: float, knows: bool, tmp_path: Path) -> None:
+    """Of a base that knows the classes, and of one that draws whatever it likes."""
+    base, judge = Theirs({**SMALL, "image_size": 32, "class_cond": knows}), Theirs({**SMALL, "image_size": 32})
     labels = torch.tensor([1, 4])
+    known = labels if knows else None
     with torch.no_grad():
-        base(torch.zeros(2, 3, 32, 32), torch.zeros(2), labels=labels)
+        base(torch.zeros(2, 3, 32, 32), torch.zeros(2), labels=known)
     base = calmed(base, 0.5)
 
     def score(x: Tensor, times: Tensor) -> Tensor:
@@ -178,7 +182,7 @@ def test_adm_led_by_its_classifier(sampler: str, scale: float, tmp_path: Path) -
 
         def drawn(score: Told | None) -> Tensor:
             def told(x: Tensor, times: Tensor) -> Tensor:
-                return base(x, times, labels=labels)
+                return base(x, times, labels=known)
 
             if sampler == "ddpm":
                 return ancestral(told, "linear", spaced(10), score)
@@ -201,11 +205,25 @@ def test_adm_led_by_its_classifier(sampler: str, scale: float, tmp_path: Path) -
     system = pinxit.load(tmp_path / "ours", "cpu")
     assert isinstance(system, DiffusionSystem)
     assert system.judge
+    assert system.defaults["gradient_guidance"] == (0.0 if knows else 10.0)
     asked = system._asked(["1", "4"])
     how = Drawing(sampler, 10, gradient=scale)
     ours = system.cascade.base.draw(asked, SEEDS, how, score=system.judge(["1", "4"]))
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
     assert (expected - plain).abs().max() > 0.01, "the classifier leads somewhere"
+
+
+@torch.no_grad()
+def test_adm_enlarges_as_its_script_does(tmp_path: Path) -> None:
+    base, larger = Theirs({**SMALL, "image_size": 32}), Theirs({**SMALL, "large_size": 64, "small_size": 32})
+    base(torch.zeros(1, 3, 32, 32), torch.zeros(1))
+    larger(torch.zeros(1, 3, 64, 64), torch.zeros(1), beside=(torch.zeros(1, 3, 64, 64),))
+    save(base, tmp_path / "base.pt")
+    save(larger, tmp_path / "upsampler.pt")
+    convert(str(tmp_path), tmp_path / "ours")
+    system = pinxit.load(tmp_path / "ours", "cpu")
+    assert isinstance(system, DiffusionSystem)
+    assert system.cascade.larger[0].enlarging == Drawing("ddpm", 250, temperature=1.0)
 
 
 def test_what_is_missing_is_told(tmp_path: Path) -> None:
@@ -227,7 +245,8 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("adm-64", 65_438_568), ("adm-128", 42_568_040), ("adm-256", 54_096_360)]
+    ("name", "parameters"),
+    [("adm-64", 65_438_568), ("adm-128", 42_568_040), ("adm-256", 54_096_360), ("adm-512", 54_448_360)],
 )
 def test_published_classifiers(name: str, parameters: int) -> None:
     with torch.device("meta"):

@@ -68,6 +68,22 @@ def test_classes_and_their_classifier(tmp_path: Path) -> None:
         system.generate("a purple horse", 1, steps=3)
 
 
+def test_a_classifier_alone_leads_to_a_class(tmp_path: Path) -> None:
+    system = run("adm-unconditional-tiny", tmp_path, "noised_classifier.data.label=class")
+    assert system.cascade.base.config.classes is None
+    made = system.generate("several", 2, steps=3)[0]
+    assert made.settings["gradient_guidance"] == 10.0
+    assert "guidance" not in made.settings
+    assert made.image.tobytes() != system.generate("black cross", 1, steps=3)[0].image.tobytes()
+    assert made.image.tobytes() != system.generate("", 1, steps=3)[0].image.tobytes()
+    with pytest.raises(PinxitError, match="its classifier alone leads to a class"):
+        system.generate("several", 1, steps=3, gradient_guidance=0.0)
+    with pytest.raises(PinxitError, match="There is no class 'a purple horse'"):
+        system.generate("a purple horse", 1, steps=3)
+    with pytest.raises(PinxitError, match="does not take the setting 'guidance'"):
+        system.generate("several", 1, steps=3, guidance=2.0)
+
+
 @pytest.mark.parametrize("name", ["adm", "gan"])
 def test_scenes_of_one_thing(name: str, tmp_path: Path) -> None:
     system = run(f"{name}-scenes-tiny", tmp_path, source="scenes:1000")

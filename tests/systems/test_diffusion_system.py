@@ -362,7 +362,7 @@ def test_repaint_goes_over_each_tenth_again(monkeypatch: pytest.MonkeyPatch) -> 
         return forward(x, times, guide)
 
     monkeypatch.setattr(drawer, "_forward", counted)
-    mask = torch.zeros(1, 1, 16, 16)
+    mask = torch.eye(16)[None, None]
     drawer.draw(Conditioning(known=torch.zeros(1, 3, 16, 16), mask=mask), [0], Drawing("ddpm", 20))
     times = [level.time for level in drawer.levels(20)[:-1]]
     assert walked == [time for start in range(0, 20, 2) for _ in range(5) for time in times[start : start + 2]]

@@ -286,7 +286,9 @@ def _guided(files: Iterable[tuple[Path, Mapping[str, Tensor]]]) -> Found | None:
         if from_guided.is_denoiser(state):
             config, weights = from_guided.denoiser(state, flags)
             text = None if config.text is None else _glide_tokenizer(file.parent).to_json()
-            name, network = "upsampler" if config.low else "base", Network("denoiser", config, weights, tokenizer=text)
+            said = {"enlarging": from_guided.ENLARGING} if config.low and not text else {}
+            name = "upsampler" if config.low else "base"
+            network = Network("denoiser", config, weights, said, text)
         elif from_guided.is_classifier(state):
             judged, weights = from_guided.classifier(state, flags)
             name, network = "noised_classifier", Network("noised_classifier", judged, weights)
@@ -302,8 +304,12 @@ def _guided(files: Iterable[tuple[Path, Mapping[str, Tensor]]]) -> Found | None:
     if "base" not in networks:
         raise PinxitError(f"{' and '.join(networks)} alone draw nothing. Give a folder that holds the base as well.")
     base = networks["base"].config
-    kind = "glide" if base.text else "adm" if base.classes else "ddpm"
-    return Found("guided-diffusion", networks, from_guided.DEFAULTS[kind], kind)
+    led = "noised_classifier" in networks
+    kind = "glide" if base.text else "adm" if base.classes or led else "ddpm"
+    defaults = from_guided.DEFAULTS[kind]
+    if led and not base.classes:
+        defaults = {**defaults, "gradient_guidance": from_guided.LED}
+    return Found("guided-diffusion", networks, defaults, kind)
 
 
 def _noised_clip(halves: Mapping[str, Mapping[str, Tensor]], folder: Path) -> Network:

@@ -75,6 +75,12 @@ DEFAULTS = {
 }
 """How their own scripts draw, by the kind of system."""
 
+ENLARGING = {"sampler": "ddpm", "steps": 250, "temperature": 1.0}
+"""How guided-diffusion's script enlarges; GLIDE's way is ours."""
+
+LED = 10.0
+"""The scale of a classifier's gradient that their scripts lead a base by which knows no classes."""
+
 BETAS: dict[str, Literal["linear", "cosine"]] = {
     "linear": "linear",
     "cosine": "cosine",

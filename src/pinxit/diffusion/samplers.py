@@ -254,8 +254,12 @@ def repaint(
 ) -> Iterator[Step]:
     """RePaint (Lugmayr et al. 2022, algorithm 1): DDPM where `mask` is 1, and `known` clean values, noised, elsewhere.
 
-    After every `jump` steps it goes as many back up and down again, `repeats` - 1 times, so that both parts agree.
+    After every `jump` steps it goes as many back up and down again, `repeats` - 1 times, so that both parts agree. With
+    nothing known it is DDPM.
     """
+    if bool((mask == 1).all()):
+        yield from ancestral(denoise, x, levels, variance=variance, lead=lead, noise=noise)
+        return
     for start in range(0, len(levels) - 1, jump):
         ahead = levels[start : start + jump + 1]
         for turn in range(repeats):

@@ -19,6 +19,7 @@ from pinxit.recipes.conditions import Labels
 from pinxit.recipes.ddpm import tiny
 from pinxit.recipes.denoisers import (
     VALIDATION_BATCH,
+    DrawingDataConfig,
     Example,
     LabelDrawingDataConfig,
     build_denoiser,
@@ -130,6 +131,44 @@ def adm_tiny() -> Pipeline:
         expected=STAINS,
         stages={**adm().stages, "base": adm_base_tiny(), "noised_classifier": adm_classifier_tiny()},
     )
+
+
+def adm_unconditional() -> Pipeline:
+    """Whose base draws whatever it likes, so that the classifier alone leads to a class."""
+    base = adm_base()
+    return _unconditional(
+        adm(),
+        replace(
+            base,
+            name="adm-unconditional-base",
+            summary="ADM's U-Net at 64 pixels: learns pictures alone.",
+            model=replace(base.model, classes=None),
+            data=DrawingDataConfig(),
+            suits=None,
+        ),
+        name="adm-unconditional",
+        summary="ADM at 64 pixels that draws pictures of any kind, and of a class where its classifier leads it there.",
+    )
+
+
+def adm_unconditional_tiny() -> Pipeline:
+    """The same at 32 pixels, in a minute."""
+    base = adm_unconditional().stages["base"]
+    assert isinstance(base, Recipe)
+    return _unconditional(
+        adm_tiny(),
+        tiny(base),
+        name="adm-unconditional-tiny",
+        summary="The recipe adm-unconditional at 32 pixels, in a minute.",
+    )
+
+
+def _unconditional(whole: Pipeline, base: Recipe, name: str, summary: str) -> Pipeline:
+    model = whole.stages["model"]
+    assert isinstance(model, ModelStage)
+    # Ten times as much as where the base knows the class, as in ADM's paper (table 4).
+    model = replace(model, defaults={**model.defaults, "gradient_guidance": 10.0})
+    return replace(whole, name=name, summary=summary, stages={**whole.stages, "base": base, "model": model})
 
 
 ALONE = {"label": "class", "exclude": {"class": ("several",)}}

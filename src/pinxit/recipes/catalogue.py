@@ -110,6 +110,8 @@ RECIPES: dict[str, Callable[[], Recipe | Pipeline | Stage]] = {
     "adm-base-tiny": adm.adm_base_tiny,
     "adm-classifier": adm.adm_classifier,
     "adm-classifier-tiny": adm.adm_classifier_tiny,
+    "adm-unconditional": adm.adm_unconditional,
+    "adm-unconditional-tiny": adm.adm_unconditional_tiny,
     "adm-scenes": adm.adm_scenes,
     "adm-scenes-tiny": adm.adm_scenes_tiny,
     "gan": gan.gan,

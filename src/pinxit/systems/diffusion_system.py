@@ -1,7 +1,8 @@
 """The systems that draw from noise, pixel by pixel.
 
 - `ddpm`: pictures like those it has learnt from (Ho et al. 2020; Nichol and Dhariwal 2021).
-- `adm`: after a class, led by a classifier of noisy pictures where there is one (Dhariwal and Nichol 2021).
+- `adm`: after a class, or whatever it likes, led by a classifier of noisy pictures where there is one (Dhariwal and
+  Nichol 2021).
 - `glide`: after a text, led by a CLIP of noisy pictures where there is one, and parts anew (Nichol et al. 2021).
 
 Each may be a cascade: a base network, and one that enlarges what it has drawn.
@@ -28,12 +29,11 @@ from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.conditions import (
     Condition,
     LabelCondition,
-    NoCondition,
     TextCondition,
     check_alike,
     read_word_condition,
 )
-from pinxit.systems.gradients import CLASSIFIER, CLIP, Judge, read_judge
+from pinxit.systems.gradients import CLASSIFIER, CLIP, Judge, read_classes, read_judge
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
 from pinxit.systems.picture import Picture
 from pinxit.systems.reranking import painted
@@ -69,7 +69,7 @@ class DiffusionSystem(System):
         self.kind = kind  # type: ignore[misc]
         self.device = cascade.base.device
         self.cascade, self.condition, self.clip, self.judge = cascade, condition, clip, judge
-        known = defaults_of(kind, upsampler=bool(cascade.larger), judge=judge is not None)
+        known = defaults_of(reads=cascade.base.reads, upsampler=bool(cascade.larger), judge=judge is not None)
         self.defaults = Settings(**{**known, **(defaults or {})})
 
     @classmethod
@@ -79,9 +79,11 @@ class DiffusionSystem(System):
         first = part(folder, "base")
         base = NoiseDrawer.from_checkpoint(first, device)
         condition = read_word_condition(first, base.config.text, base.config.classes)
+        if not base.reads:
+            condition = read_classes(folder) or condition
         upsampler, clip = part(folder, "upsampler"), part(folder, "clip")
         judge = read_judge(folder, base.config, condition, device)
-        known = defaults_of(config["kind"], upsampler=upsampler.exists(), judge=judge is not None)
+        known = defaults_of(reads=base.reads, upsampler=upsampler.exists(), judge=judge is not None)
         larger = [NoiseDrawer.from_checkpoint(upsampler, device)] if upsampler.exists() else []
         for drawer in larger:
             check_alike(upsampler, drawer.config.text, drawer.config.classes, condition)
@@ -107,7 +109,7 @@ class DiffusionSystem(System):
     @classmethod
     def takes(cls, kind: str) -> Settings:
         """Those of upsampling and of gradients too."""
-        return defaults_of(kind, upsampler=True, judge=kind != "ddpm")
+        return defaults_of(reads=kind != "ddpm", upsampler=True, judge=kind != "ddpm")
 
     @property
     def size(self) -> int:
@@ -176,6 +178,11 @@ class DiffusionSystem(System):
 
         `shown` is a picture, and a mask that is white where it is to be painted.
         """
+        if self.judge and any(prompts) and not (self.cascade.base.reads or settings["gradient_guidance"]):
+            raise PinxitError(
+                f"{self.name or self.kind} draws whatever it likes, and its classifier alone leads to a class. Raise "
+                "gradient guidance above 0."
+            )
         how = Drawing(
             sampler=settings["sampler"],
             steps=settings["steps"] or DEFAULTS["steps"] or 1,
@@ -188,7 +195,7 @@ class DiffusionSystem(System):
             self._asked(prompts),
             seeds,
             how,
-            away=None if isinstance(self.condition, NoCondition) else self._asked([settings.get("negative") or ""]),
+            away=self._asked([settings.get("negative") or ""]) if self.cascade.base.reads else None,
             score=self.judge(prompts) if self.judge and how.gradient else None,
             shown=shown,
             steps=settings.get("upsample_steps"),
@@ -208,14 +215,14 @@ class DiffusionSystem(System):
                 return Conditioning()
 
 
-def defaults_of(kind: str, *, upsampler: bool, judge: bool) -> Settings:
-    """The settings that a kind of system takes, by the parts that it has."""
+def defaults_of(*, reads: bool, upsampler: bool, judge: bool) -> Settings:
+    """The settings that a system takes, by whether its base reads what is asked, and the parts that it has."""
     known: dict[str, Any] = {**DEFAULTS}
     if upsampler:
         known |= {"upsample_steps": None, "size": None}
     if judge:
         known["gradient_guidance"] = 0.0
-    if kind == "ddpm":
+    if not reads:
         for name in ("guidance", "negative", "interval"):
             del known[name]
     return cast("Settings", known)

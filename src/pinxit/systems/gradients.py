@@ -17,7 +17,7 @@ from pinxit.errors import PinxitError
 from pinxit.models.denoiser import DenoiserConfig
 from pinxit.models.noised_classifier import NoisedClassifier, NoisedClassifierConfig
 from pinxit.systems.clip import CLIPSystem
-from pinxit.systems.conditions import Condition, LabelCondition
+from pinxit.systems.conditions import Condition, LabelCondition, read_word_condition
 from pinxit.systems.noise_drawing import Score
 
 CLASSIFIER, CLIP = "noised_classifier", "noised_clip"
@@ -84,6 +84,15 @@ class CLIPJudge:
             return score
 
         return of
+
+
+def read_classes(folder: Path) -> Condition | None:
+    """Those of the classifier in a system's folder; None where there is none."""
+    classifier = part(folder, CLASSIFIER)
+    if not classifier.exists():
+        return None
+    config = from_config(NoisedClassifierConfig, read_config(classifier).get("config", {}))
+    return read_word_condition(classifier, None, config.classes)
 
 
 def read_judge(folder: Path, base: DenoiserConfig, condition: Condition, device: torch.device) -> Judge | None:

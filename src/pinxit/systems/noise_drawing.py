@@ -149,6 +149,11 @@ class NoiseDrawer:
         return self.config.unet.size
 
     @property
+    def reads(self) -> bool:
+        """Whether it is asked for texts or classes."""
+        return bool(self.config.text or self.config.classes)
+
+    @property
     def repaints(self) -> bool:
         """Whether it paints parts by RePaint, which walks as DDPM does.
 
