@@ -92,18 +92,21 @@ def exchanged(pictures: list[Image.Image], asks: list[Ask]) -> dict[str, float]:
 
     A picture with further things may show both that and what was asked.
     """
-    mixed: list[tuple[Image.Image, Ask]] = []
-    for picture, ask in zip(pictures, asks, strict=True):
-        if ask.relation:
-            mixed.append((picture, replace(ask, relation=OPPOSITE[ask.relation])))
-        elif ask.category == "color_attr":
-            one, two = ask.things
-            things = (replace(one, colour=two.colour), replace(two, colour=one.colour))
-            mixed.append((picture, replace(ask, things=things)))
+    mixed = [(picture, other) for picture, ask in zip(pictures, asks, strict=True) if (other := exchange(ask))]
     if not mixed:
         return {}
     judged = following(*zip(*mixed, strict=True))
     return {name: judged.share(name) for name in judged.judged}
+
+
+def exchange(ask: Ask) -> Ask | None:
+    """The opposite relation, or two things with each other's colours; None where neither is asked for."""
+    if ask.relation:
+        return replace(ask, relation=OPPOSITE[ask.relation])
+    if ask.category != "color_attr":
+        return None
+    one, two = ask.things
+    return replace(ask, things=(replace(one, colour=two.colour), replace(two, colour=one.colour)))
 
 
 def variety(features: Tensor) -> float:

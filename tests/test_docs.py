@@ -5,13 +5,16 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
+import pinxit
 from pinxit.cli.main import main
 from pinxit.recipes.catalogue import find
 from pinxit.recipes.overrides import override
+from pinxit.recipes.recipe import Context
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "lineage.sh"]
@@ -23,6 +26,14 @@ def commands() -> Iterator[str]:
         for line in re.sub(r" \\\n\s*", " ", page.read_text(encoding="utf-8")).splitlines():
             if found := re.match(r"(?:    )?(?:torchrun .* -m )?pinxit (\S.*)", line):
                 yield found[1].split("  ")[0].replace("[", "").replace("]", "").partition("#")[0]
+
+
+def benchmarks() -> Iterator[str]:
+    pages = [*PAGES, *sorted((ROOT / "benchmarks").glob("*.py"))]
+    for page in pages:
+        for line in re.sub(r" \\\n\s*", " ", page.read_text(encoding="utf-8")).splitlines():
+            if found := re.match(r"\s*python (benchmarks/\S+\.py\b.*)", line):
+                yield found[1]
 
 
 def blocks() -> Iterator[str]:
@@ -50,6 +61,23 @@ def test_imports(block: str) -> None:
     for node in ast.parse(block).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             exec(compile(ast.Module([node], []), "docs", "exec"), {})
+
+
+@pytest.mark.parametrize("line", sorted(set(benchmarks())))
+def test_benchmarks(line: str) -> None:
+    script, *words = shlex.split(line, comments=True)
+    source = (ROOT / script).read_text(encoding="utf-8")
+    for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+        assert f'"{option}"' in source, f"{script} has no {option}"
+
+
+def test_the_recipe_of_the_docs_trains(tmp_path: Path) -> None:
+    found: dict[str, Any] = {}
+    (block,) = (block for block in blocks() if "-> Recipe:" in block)
+    exec(compile(block, "docs", "exec"), found)
+    recipe = override(found["my_vae"](), ["training.steps=2", "training.batch_size=4"])
+    recipe.run(Context("scenes:40", tmp_path))
+    assert pinxit.load(tmp_path).kind == "vae"
 
 
 def test_pictures() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.systems.test_diffusion_system import COSINE, UNET, make_drawer
 from tests.systems.tiny import make_clip, make_codec, make_dalle1, make_tokenizer
 
 from pinxit.data.images import fit, to_tensor
@@ -25,11 +26,14 @@ from pinxit.evaluation.fidelity import fidelity
 from pinxit.evaluation.following import follows
 from pinxit.evaluation.report import Report, evaluate
 from pinxit.evaluation.retrieval import retrieval
+from pinxit.models.denoiser import DenoiserConfig
 from pinxit.nn.similarity import psnr
 from pinxit.progress import Progress
+from pinxit.systems.cascade import Cascade
 from pinxit.systems.clip import CLIPSystem
 from pinxit.systems.codec import Codec
 from pinxit.systems.conditions import NoCondition
+from pinxit.systems.diffusion_system import DiffusionSystem
 from pinxit.systems.token_system import TokenSystem
 
 
@@ -260,3 +264,9 @@ def test_progress_runs_to_the_end_of_reading_and_drawing(system: TokenSystem) ->
 def test_the_source_is_written_without_its_folders() -> None:
     report = Report(model="m", source="/home/ann/coco.json:/home/ann/images/", pictures=1, skipped={})
     assert report.to_json()["source"] == "coco.json:images"
+
+
+def test_what_cannot_be_measured_says_so_before_reading() -> None:
+    base = make_drawer(DenoiserConfig(UNET, COSINE))
+    with pytest.raises(PinxitError, match=r"of kind ddpm has nothing that is measured"):
+        evaluate(DiffusionSystem("ddpm", Cascade(base), NoCondition(0)), Scenes(4, size=16), source="scenes:4")

@@ -96,6 +96,12 @@ def evaluate(
     how far it is.
     """
     codec, clip = parts(system)
+    follows = isinstance(system, Painter) and system.reads_texts
+    if not (codec or clip or follows):
+        raise PinxitError(
+            f"{system.name or 'A model'} of kind {system.kind} has nothing that is measured: a codec, a CLIP, or texts "
+            "that its pictures of scenes may follow. Its recipe's samples/ and log.jsonl tell how it did."
+        )
     resolved = system.resolve(1, seed, settings or Settings())
     with watch("reading") as progress:
         samples, skipped = _read(pairs, n, picture_size(system), progress)
@@ -103,7 +109,7 @@ def evaluate(
     captions = [_caption(sample) for sample in samples] if needs_captions(system) else []
     kept, reconstructions = fidelity(codec, pictures, load_eye(features)) if codec else (None, None)
     followed = None
-    if isinstance(system, Painter) and system.reads_texts and all("ask" in sample.meta for sample in samples):
+    if isinstance(system, Painter) and follows and all("ask" in sample.meta for sample in samples):
         prompts = [(text, Ask.from_json(sample.meta["ask"])) for text, sample in zip(captions, samples, strict=True)]
         with watch("drawing") as progress:
             followed = best_of(

@@ -1,0 +1,1 @@
+"""The mathematics of noise, over any callable: levels, samplers, guidance. No network is known here."""
