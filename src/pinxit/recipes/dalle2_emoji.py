@@ -1,6 +1,6 @@
 r"""DALL·E 2 for emoji, beside `dalle1-emoji`, whose data it learns from and whose CLIP it shares.
 
-pinxit train glide-emoji --data SRC --out runs/glide-emoji --part clip=dalle1-emoji
+pinxit train glide-emoji --data SRC --out runs/glide-emoji --part clip=dalle1-emoji --set base.training.steps=4000
 pinxit train dalle2-upsampler --data scenes:20000 --out runs/small --set model.unet.channels=32 \
     --set training.steps=2500
 pinxit train dalle2-second-upsampler --data scenes:20000 --out runs/large --set model.low=64 --set model.unet.size=256 \
@@ -58,7 +58,9 @@ detail.
 
 def dalle2_emoji() -> Pipeline:
     """The whole of it."""
-    whole = _emoji(dalle2(), glide_emoji_base(), dalle1_emoji().stages["clip"], moves=5, colours=3, side=256)
+    whole = _emoji(
+        dalle2(), glide_emoji_base(), dalle1_emoji().stages["clip"], steps=16_000, moves=5, colours=3, side=256
+    )
     prior, ar_prior = (whole.stages[name] for name in ("prior", "ar_prior"))
     assert isinstance(prior, Recipe)
     assert isinstance(ar_prior, Recipe)
@@ -85,14 +87,22 @@ def dalle2_emoji() -> Pipeline:
 def dalle2_emoji_tiny() -> Pipeline:
     """The same from 32 pixels to 128, in two minutes."""
     return replace(
-        _emoji(dalle2_tiny(), glide_emoji_base_tiny(), dalle1_emoji_tiny().stages["clip"], moves=1, colours=1, side=64),
+        _emoji(
+            dalle2_tiny(),
+            glide_emoji_base_tiny(),
+            dalle1_emoji_tiny().stages["clip"],
+            steps=1_200,
+            moves=1,
+            colours=1,
+            side=64,
+        ),
         name="dalle2-emoji-tiny",
         summary="The recipe dalle2-emoji from 32 pixels to 128, in two minutes.",
     )
 
 
-def _emoji(whole: Pipeline, base: Recipe, clip: Stage, *, moves: int, colours: int, side: int) -> Pipeline:
-    """What learns from emoji; the decoder is the base of `glide-emoji`, told embeddings and shown a part.
+def _emoji(whole: Pipeline, base: Recipe, clip: Stage, *, steps: int, moves: int, colours: int, side: int) -> Pipeline:
+    """What learns from emoji; the decoder is the base of `glide-emoji`, told embeddings and shown a part for `steps`.
 
     It draws `side` pixels where nothing else is asked for, by the first of the networks that enlarge.
     """
@@ -103,7 +113,7 @@ def _emoji(whole: Pipeline, base: Recipe, clip: Stage, *, moves: int, colours: i
         decoder,
         model=replace(decoder.model, known=True),
         data=replace(decoder.data, known_dropout=0.6, crop=1.0),
-        training=replace(base.training, steps=4 * base.training.steps),
+        training=replace(base.training, steps=steps),
     )
     stages = {**whole.stages, "clip": clip, "decoder": decoder}
     for name in ("prior", "ar_prior"):

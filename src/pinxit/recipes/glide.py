@@ -162,16 +162,20 @@ def glide_128_tiny() -> Pipeline:
 
 def glide_inpaint() -> Pipeline:
     """A GLIDE that goes on to learn from pictures of which it is shown a part."""
-    return inpainting(glide(), "glide-inpaint", "GLIDE that paints parts of pictures anew, seeing the rest.")
+    return inpainting(
+        glide(), "glide-inpaint", "GLIDE that paints parts of pictures anew, seeing the rest.", steps=1_250
+    )
 
 
 def glide_inpaint_tiny() -> Pipeline:
     """The same at 32 pixels, in a minute."""
-    return inpainting(glide_tiny(), "glide-inpaint-tiny", "The recipe glide-inpaint at 32 pixels, in a minute.")
+    return inpainting(
+        glide_tiny(), "glide-inpaint-tiny", "The recipe glide-inpaint at 32 pixels, in a minute.", steps=75
+    )
 
 
-def inpainting(whole: Pipeline, name: str, summary: str) -> Pipeline:
-    """A GLIDE, as one that is shown a part of the picture."""
+def inpainting(whole: Pipeline, name: str, summary: str, steps: int) -> Pipeline:
+    """A GLIDE, as one that is shown a part of the picture, and learns that in so many steps."""
     base = whole.stages["base"]
     assert isinstance(base, Recipe)
     learns = replace(
@@ -180,7 +184,7 @@ def inpainting(whole: Pipeline, name: str, summary: str) -> Pipeline:
         summary="The base of GLIDE, which is shown a part of the picture. Give `--part start=` a GLIDE to begin with.",
         model=replace(base.model, known=True),
         data=replace(base.data, prompts=()),
-        training=replace(base.training, steps=base.training.steps // 4),
+        training=replace(base.training, steps=steps),
     )
     return replace(whole, name=name, summary=summary, stages={**whole.stages, "base": learns})
 
