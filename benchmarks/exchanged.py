@@ -58,7 +58,10 @@ def main() -> None:
     pairs = open_pairs(given.data, size=system.cascade.base.size)
     found: dict[str, list[tuple[Tensor, str, str]]] = defaultdict(list)
     for index in range(len(pairs)):
-        ask = Ask.from_json(pairs.meta_at(index)["ask"])
+        meta = pairs.meta_at(index)
+        if "ask" not in meta:
+            parser.error(f"{given.data} does not say what was asked; give scenes")
+        ask = Ask.from_json(meta["ask"])
         if (other := exchange(ask)) and len(found[ask.category]) < given.n:
             pixels = to_tensor(pairs[index].image)
             found[ask.category].append((pixels, short_caption(ask), short_caption(other)))

@@ -32,8 +32,8 @@ def benchmarks() -> Iterator[str]:
     pages = [*PAGES, *sorted((ROOT / "benchmarks").glob("*.py"))]
     for page in pages:
         for line in re.sub(r" \\\n\s*", " ", page.read_text(encoding="utf-8")).splitlines():
-            if found := re.match(r"\s*python (benchmarks/\S+\.py\b.*)", line):
-                yield found[1]
+            if found := re.search(r"python (benchmarks/\S+\.py\b[^`]*)", line):
+                yield found[1].replace("[", "").replace("]", "")
 
 
 def blocks() -> Iterator[str]:
@@ -88,4 +88,5 @@ def test_pictures() -> None:
 
 def test_there_are_many_of_each() -> None:
     assert len(set(commands())) > 30
+    assert len(set(benchmarks())) > 20
     assert len(set(blocks())) > 5

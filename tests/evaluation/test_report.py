@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.systems.test_diffusion_system import COSINE, UNET, make_drawer
+from tests.systems.test_diffusion_system import COSINE, UNET, make_drawer, make_glide
 from tests.systems.tiny import make_clip, make_codec, make_dalle1, make_tokenizer
 
 from pinxit.data.images import fit, to_tensor
@@ -268,5 +268,8 @@ def test_the_source_is_written_without_its_folders() -> None:
 
 def test_what_cannot_be_measured_says_so_before_reading() -> None:
     base = make_drawer(DenoiserConfig(UNET, COSINE))
-    with pytest.raises(PinxitError, match=r"of kind ddpm has nothing that is measured"):
+    with pytest.raises(PinxitError, match="of kind ddpm, can be measured here"):
         evaluate(DiffusionSystem("ddpm", Cascade(base), NoCondition(0)), Scenes(4, size=16), source="scenes:4")
+    glide = make_glide()
+    with pytest.raises(PinxitError, match="Give scenes, which say what was asked"):
+        evaluate(glide, Plain(4), source="pictures")

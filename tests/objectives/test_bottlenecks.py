@@ -140,14 +140,14 @@ def test_a_vqvae_overfits_a_batch_with_few_codes() -> None:
     optimizer = torch.optim.AdamW(objective.parameters(), 3e-3)
     with torch.no_grad():
         before = float(objective.validate({"pixels": pixels}, 0)["psnr"])
-    objective.conclude(lambda counts: [counts])
+    objective.conclude(lambda counts: [counts], None)
     for step in range(150):
         optimizer.zero_grad()
         objective({"pixels": pixels}, "main", step)[0].backward()
         optimizer.step()
     with torch.no_grad():
         after = float(objective.validate({"pixels": pixels}, 0)["psnr"])
-    used = objective.conclude(lambda counts: [counts])["codes_used"]
+    used = objective.conclude(lambda counts: [counts], None)["codes_used"]
     assert before < 15
     assert after > 25
     assert used > 0.8

@@ -222,8 +222,9 @@ def test_averaged_weights_are_compared_on_what_was_learnt_from() -> None:
     net = Net()
     nn.init.zeros_(net.last.weight)
 
-    def check(lag: float | None, raw: Raw) -> dict[str, float]:
+    def check(lag: float | None, raw: Raw | None) -> dict[str, float]:
         lags.append(lag)
+        assert raw
         with raw():
             assert net.last.bias.eq(50.0).all()
         return {}

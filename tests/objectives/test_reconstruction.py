@@ -258,7 +258,7 @@ def test_validation_tells_of_hard_codes() -> None:
     objective, pixels = objective_of(PLAIN, sharp=10), pictures(5)
     with torch.no_grad():
         numbers = objective.validate({"pixels": pixels}, 0)
-        numbers = {**numbers, **objective.conclude(lambda counts: [counts])}
+        numbers = {**numbers, **objective.conclude(lambda counts: [counts], None)}
         dvae = objective.network
         assert isinstance(dvae, DVAE)
         ids = dvae.encode(pixels)
@@ -278,15 +278,15 @@ def test_the_use_of_codes_is_told_over_all_batches_and_processes() -> None:
     pixels = pictures(6)
     objective = objective_of(PLAIN, sharp=10)
     objective.validate({"pixels": pixels}, 0)
-    whole = objective.conclude(lambda counts: [counts])
+    whole = objective.conclude(lambda counts: [counts], None)
 
     first, second = objective_of(PLAIN, sharp=10), objective_of(PLAIN, sharp=10)
     for picture in pixels[:2]:
         first.validate({"pixels": picture[None]}, 0)
     second.validate({"pixels": pixels[2:]}, 0)
-    assert first.conclude(lambda counts: [counts, second.counts]) == whole
+    assert first.conclude(lambda counts: [counts, second.counts], None) == whole
     first.validate({"pixels": pixels}, 0)
-    assert first.conclude(lambda counts: [counts]) == whole, "every validation counts afresh"
+    assert first.conclude(lambda counts: [counts], None) == whole, "every validation counts afresh"
 
 
 @pytest.mark.parametrize(("examples", "columns", "rows"), [(16, 8, 4), (8, 8, 2), (3, 3, 2), (1, 1, 2), (12, 8, 2)])

@@ -68,3 +68,14 @@ def test_state_round_trip_is_strict() -> None:
     other: dict[str, Tensor] = {"net.bias": torch.zeros(1)}
     with pytest.raises(PinxitError, match=r"'net\.bias' is on one side only"):
         average.load_state_dict(other)
+
+
+def test_within_itself_the_weights_are_their_own_in_bfloat16_too() -> None:
+    net = one_weight()
+    average = Average({"net": net}, 0.5)
+    set_weight(net, 3.0)
+    with torch.no_grad(), average.in_place(), torch.autocast("cpu", torch.bfloat16):
+        assert net(torch.ones(1, 1)).item() == 0.0
+        with average.in_place():
+            assert net(torch.ones(1, 1)).item() == 3.0
+        assert net(torch.ones(1, 1)).item() == 0.0

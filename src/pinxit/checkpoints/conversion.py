@@ -307,7 +307,7 @@ def _guided(files: Iterable[tuple[Path, Mapping[str, Tensor]]]) -> Found | None:
     led = "noised_classifier" in networks
     kind = "glide" if base.text else "adm" if base.classes or led else "ddpm"
     defaults = from_guided.DEFAULTS[kind]
-    if led and not base.classes:
+    if led and kind == "adm" and not base.classes:
         defaults = {**defaults, "gradient_guidance": from_guided.LED}
     return Found("guided-diffusion", networks, defaults, kind)
 

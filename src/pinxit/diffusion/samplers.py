@@ -255,7 +255,7 @@ def repaint(
     """RePaint (Lugmayr et al. 2022, algorithm 1): DDPM where `mask` is 1, and `known` clean values, noised, elsewhere.
 
     After every `jump` steps it goes as many back up and down again, `repeats` - 1 times, so that both parts agree. With
-    nothing known it is DDPM.
+    nothing known of any it is DDPM.
     """
     if bool((mask == 1).all()):
         yield from ancestral(denoise, x, levels, variance=variance, lead=lead, noise=noise)

@@ -91,29 +91,36 @@ def evaluate(
 
     A codec: how well it reconstructs. A CLIP: recall. A system that draws: those of its parts that are such, and of
     scenes, whose samples say what was asked, whether what it draws after their captions shows that. `settings` are
-    those of sampling. Raises PinxitError for a system of another kind, a setting that it does not take, and a source
-    without usable samples. `features` names what tells how alike pictures look (`evaluation.features`). `watch` shows
-    how far it is.
+    those of sampling. `features` names what tells how alike pictures look (`evaluation.features`). `watch` shows how
+    far it is. Raises PinxitError for a system of another kind, where there is nothing to measure, for a setting that
+    it does not take, and a source without usable samples.
     """
     codec, clip = parts(system)
-    follows = isinstance(system, Painter) and system.reads_texts
-    if not (codec or clip or follows):
-        raise PinxitError(
-            f"{system.name or 'A model'} of kind {system.kind} has nothing that is measured: a codec, a CLIP, or texts "
-            "that its pictures of scenes may follow. Its recipe's samples/ and log.jsonl tell how it did."
-        )
+    painter = system if isinstance(system, Painter) and system.reads_texts else None
+    if not (codec or clip or painter):
+        raise _unmeasured(system, "Its kind draws no texts, and it has no codec and no CLIP.")
     resolved = system.resolve(1, seed, settings or Settings())
     with watch("reading") as progress:
         samples, skipped = _read(pairs, n, picture_size(system), progress)
+    if not all("ask" in sample.meta for sample in samples):
+        painter = None
+    if not (codec or clip or painter):
+        raise _unmeasured(system, "Give scenes, which say what was asked, so that what it draws can be judged.")
     pictures = [sample.image for sample in samples]
     captions = [_caption(sample) for sample in samples] if needs_captions(system) else []
     kept, reconstructions = fidelity(codec, pictures, load_eye(features)) if codec else (None, None)
     followed = None
-    if isinstance(system, Painter) and follows and all("ask" in sample.meta for sample in samples):
+    if painter:
         prompts = [(text, Ask.from_json(sample.meta["ask"])) for text, sample in zip(captions, samples, strict=True)]
         with watch("drawing") as progress:
             followed = best_of(
-                system, prompts, pictures, reconstructions, seed=seed, settings=resolved, progress=progress
+                painter,
+                prompts,
+                pictures,
+                reconstructions,
+                seed=seed,
+                settings=resolved,
+                progress=progress,
             )
     return Report(
         model=system.name or system.kind,
@@ -126,6 +133,10 @@ def evaluate(
         seed=seed,
         settings=resolved,
     )
+
+
+def _unmeasured(system: System, why: str) -> PinxitError:
+    return PinxitError(f"Nothing of {system.name or 'a model'}, of kind {system.kind}, can be measured here. {why}")
 
 
 def parts(system: System) -> tuple[Codec | None, CLIPSystem | None]:

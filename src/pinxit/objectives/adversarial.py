@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -98,7 +97,7 @@ class AdversarialReconstruction(Objective):
         """As without an adversary."""
         return self.reconstruction.validate(batch, step)
 
-    def conclude(self, gather: Callable[[Tensor], list[Tensor]], raw: Raw = contextlib.nullcontext) -> Numbers:
+    def conclude(self, gather: Callable[[Tensor], list[Tensor]], raw: Raw | None) -> Numbers:
         """As without an adversary."""
         return self.reconstruction.conclude(gather, raw)
 

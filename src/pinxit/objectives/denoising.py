@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -47,7 +46,7 @@ class Denoising(Objective):
         process: ProcessConfig,
         config: DenoisingConfig,
         paint: Callable[[], Image.Image | None] | None = None,
-        check: Callable[[float | None, Raw], Numbers] | None = None,
+        check: Callable[[float | None, Raw | None], Numbers] | None = None,
         *,
         name: str = "denoiser",
         given: Callable[[Batch, bool], tuple[Tensor, Any]] | None = None,
@@ -58,7 +57,7 @@ class Denoising(Objective):
         `given` makes of a batch, and of whether it is one to learn from, clean values b ... and what is asked: its
         pixels and a `Conditioning`, where none is given.
         `check` looks at samples after each validation, given how many times the error of the weights themselves that
-        of their averages is, and where the former are.
+        of their averages is, and where the former are; None where nothing is averaged.
         """
         super().__init__()
         if (config.learns == "simple") == process.learned_variance:
@@ -137,11 +136,11 @@ class Denoising(Objective):
             numbers[f"error_at_{share:.0%}"] = errors.mean()
         return numbers
 
-    def conclude(self, gather: Callable[[Tensor], list[Tensor]], raw: Raw = contextlib.nullcontext) -> Numbers:  # noqa: ARG002
+    def conclude(self, gather: Callable[[Tensor], list[Tensor]], raw: Raw | None) -> Numbers:  # noqa: ARG002
         """How samples look, and whether the averaged weights lag: what they err on what was learnt from last."""
         if self.check is None:
             return {}
-        if self._latest is None:
+        if self._latest is None or raw is None:
             return self.check(None, raw)
         averaged = self._errors(*self._latest)[0].mean()
         with raw():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -51,11 +50,11 @@ class Objective(nn.Module, ABC):
         """Numbers over one validation batch, without gradients, with the averaged weights in place."""
         return self.loss(batch, self.turns[0], step)[1]
 
-    def conclude(self, gather: Callable[[Tensor], list[Tensor]], raw: Raw = contextlib.nullcontext) -> Numbers:  # noqa: ARG002
+    def conclude(self, gather: Callable[[Tensor], list[Tensor]], raw: Raw | None) -> Numbers:  # noqa: ARG002
         """Numbers over all batches validated since the last call, where a mean over batches would not do.
 
         Every process calls it; `gather` has what each of them hands in. What has to be told of the networks' own
-        weights is told inside of `raw`.
+        weights is told inside of `raw`; None where nothing is averaged.
         """
         return {}
 

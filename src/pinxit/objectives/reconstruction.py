@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -149,7 +148,7 @@ class Reconstruction(Objective):
             numbers["perceptual"] = self.distance(made, pixels).mean()
         return numbers
 
-    def conclude(self, gather: Callable[[Tensor], list[Tensor]], raw: Raw = contextlib.nullcontext) -> Numbers:  # noqa: ARG002
+    def conclude(self, gather: Callable[[Tensor], list[Tensor]], raw: Raw | None) -> Numbers:  # noqa: ARG002
         """The share of the codes that occurred at all, and their perplexity as a share; the least of all codebooks."""
         if not len(self.counts):
             return {}

@@ -133,19 +133,29 @@ def adm_tiny() -> Pipeline:
     )
 
 
+def adm_unconditional_base() -> Recipe:
+    """Pictures alone to 64 pixels."""
+    base = adm_base()
+    return replace(
+        base,
+        name="adm-unconditional-base",
+        summary="ADM's U-Net at 64 pixels: learns pictures alone.",
+        model=replace(base.model, classes=None),
+        data=DrawingDataConfig(),
+        suits=None,
+    )
+
+
+def adm_unconditional_base_tiny() -> Recipe:
+    """The same at 32 pixels, in seconds."""
+    return tiny(adm_unconditional_base())
+
+
 def adm_unconditional() -> Pipeline:
     """Whose base draws whatever it likes, so that the classifier alone leads to a class."""
-    base = adm_base()
     return _unconditional(
         adm(),
-        replace(
-            base,
-            name="adm-unconditional-base",
-            summary="ADM's U-Net at 64 pixels: learns pictures alone.",
-            model=replace(base.model, classes=None),
-            data=DrawingDataConfig(),
-            suits=None,
-        ),
+        adm_unconditional_base(),
         name="adm-unconditional",
         summary="ADM at 64 pixels that draws pictures of any kind, and of a class where its classifier leads it there.",
     )
@@ -153,11 +163,9 @@ def adm_unconditional() -> Pipeline:
 
 def adm_unconditional_tiny() -> Pipeline:
     """The same at 32 pixels, in a minute."""
-    base = adm_unconditional().stages["base"]
-    assert isinstance(base, Recipe)
     return _unconditional(
         adm_tiny(),
-        tiny(base),
+        adm_unconditional_base_tiny(),
         name="adm-unconditional-tiny",
         summary="The recipe adm-unconditional at 32 pixels, in a minute.",
     )

@@ -112,6 +112,8 @@ RECIPES: dict[str, Callable[[], Recipe | Pipeline | Stage]] = {
     "adm-classifier-tiny": adm.adm_classifier_tiny,
     "adm-unconditional": adm.adm_unconditional,
     "adm-unconditional-tiny": adm.adm_unconditional_tiny,
+    "adm-unconditional-base": adm.adm_unconditional_base,
+    "adm-unconditional-base-tiny": adm.adm_unconditional_base_tiny,
     "adm-scenes": adm.adm_scenes,
     "adm-scenes-tiny": adm.adm_scenes_tiny,
     "gan": gan.gan,

@@ -355,7 +355,7 @@ def _checker(
     network: Denoiser,
     validation: Callable[[], Any] | None,
     given: Given,
-) -> Callable[[float | None, Raw], dict[str, float]] | None:
+) -> Callable[[float | None, Raw | None], dict[str, float]] | None:
     """Looks at samples for what held back pictures show."""
     if validation is None:
         return None

@@ -217,7 +217,7 @@ def captioned(encoded: Encoded, places: Sequence[int], kinds: Mapping[str, float
 
 def _checker(
     prior: Prior, made: Prepared, given: Given, validation: Callable[[], Any] | None
-) -> Callable[[float | None, Raw], dict[str, float]] | None:
+) -> Callable[[float | None, Raw | None], dict[str, float]] | None:
     """Tells the prior how far off it is, and sees how near what it draws comes to the pictures held back."""
     if validation is None:
         return None
@@ -225,7 +225,7 @@ def _checker(
     texts = captioned(held, range(min(CHECKED, len(held))), made.plain.captions)
     wanted = torch.from_numpy(held.values[list(texts)].astype(np.float32))
 
-    def check(lag: float | None, raw: Raw) -> dict[str, float]:  # noqa: ARG001
+    def check(lag: float | None, raw: Raw | None) -> dict[str, float]:  # noqa: ARG001
         prior.errors.copy_(prior_errors(prior, lambda batch: given(batch, False), validation()))
         return prior_health(PriorDrawer(prior, clip), list(texts.values()), wanted, lag)
 

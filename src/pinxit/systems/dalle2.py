@@ -379,7 +379,7 @@ class DALLE2System(System):
             if name in FROM_TEXTS or (name == "sampler" and value != "ddim"):
                 raise PinxitError(f"{name} is for pictures from texts; what is made of pictures is drawn by ddim.")
         chosen = self.resolve(n, seed, Settings(**{"sampler": "ddim", "guidance": 1.0, **asked}))  # type: ignore[typeddict-item]
-        check_wish(self.name, chosen, self.clip)
+        check_wish(self.name, settings, chosen, self.clip)
         return chosen
 
     @property

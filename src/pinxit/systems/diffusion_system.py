@@ -98,7 +98,7 @@ class DiffusionSystem(System):
 
     def resolve(self, n: int, seed: int, settings: Settings) -> Settings:
         """As all systems do, once there is what leads, where something should."""
-        if settings.get("gradient_guidance") and self.judge is None and "guidance" in self.defaults:
+        if settings.get("gradient_guidance") and self.judge is None and "gradient_guidance" in self.takes(self.kind):
             recipe, folder = ("noised-clip", CLIP) if self.reads_texts else ("adm-classifier", CLASSIFIER)
             raise PinxitError(
                 f"{self.name or self.kind} has nothing to judge noisy pictures by, whose gradient could lead it. Train "
@@ -178,7 +178,9 @@ class DiffusionSystem(System):
 
         `shown` is a picture, and a mask that is white where it is to be painted.
         """
-        if self.judge and any(prompts) and not (self.cascade.base.reads or settings["gradient_guidance"]):
+        free = isinstance(self.condition, LabelCondition) and not any(prompts)  # of any class, so that none leads
+        leads = self.judge is not None and bool(settings.get("gradient_guidance")) and not free
+        if isinstance(self.condition, LabelCondition) and not (self.cascade.base.reads or leads or free):
             raise PinxitError(
                 f"{self.name or self.kind} draws whatever it likes, and its classifier alone leads to a class. Raise "
                 "gradient guidance above 0."
@@ -196,7 +198,7 @@ class DiffusionSystem(System):
             seeds,
             how,
             away=self._asked([settings.get("negative") or ""]) if self.cascade.base.reads else None,
-            score=self.judge(prompts) if self.judge and how.gradient else None,
+            score=self.judge(prompts) if self.judge and leads else None,
             shown=shown,
             steps=settings.get("upsample_steps"),
             progress=progress,

@@ -14,17 +14,22 @@ from pinxit.systems.picture import Picture
 from pinxit.systems.system import Settings
 
 
-def check_wish(name: str, settings: Settings, clip: CLIPSystem | None) -> None:
-    """Raises PinxitError for settings that lead to nothing: reranking without CLIP, what is for guidance without it."""
-    if settings["rerank"] and clip is None:
+def check_wish(name: str, asked: Settings, chosen: Settings, clip: CLIPSystem | None) -> None:
+    """Raises PinxitError for what leads to nothing: reranking without CLIP, and what is asked of guidance without it.
+
+    `chosen` are what is `asked` and the defaults.
+    """
+    if chosen["rerank"] and clip is None:
         raise PinxitError(f"{name or 'This model'} has no CLIP, so it cannot rerank. Leave --rerank out.")
-    if settings.get("negative") and settings["guidance"] <= 1:
+    if asked.get("negative") and chosen["guidance"] <= 1:
         raise PinxitError(
-            f"`negative` is what guidance leads away from, and guidance={settings['guidance']:g} leads nowhere. Raise "
+            f"`negative` is what guidance leads away from, and guidance={chosen['guidance']:g} leads nowhere. Raise "
             "guidance above 1, to 2 say."
         )
-    if settings.get("interval") and settings["guidance"] == 1:
-        raise PinxitError("`interval` is where guidance is on, and guidance=1 is none. Give another, such as 3.")
+    if asked.get("interval") and chosen["guidance"] == 1:
+        raise PinxitError(
+            "`interval` is where guidance is on, and guidance=1 is none. Raise guidance, to 3 say, or leave it out."
+        )
 
 
 class Painter(Protocol):
@@ -55,7 +60,7 @@ def painted(
 ) -> list[Picture]:
     """The n best of as many candidates as the settings ask for, best first; `more` is what `paint` takes besides."""
     chosen = painter.resolve(n, seed, settings)
-    check_wish(painter.name, chosen, painter.clip)
+    check_wish(painter.name, settings, chosen, painter.clip)
     seeds = range(seed, seed + (chosen["rerank"] or n))
     images = painter.paint([prompt] * len(seeds), seeds, chosen, progress, **more)
     return best(images, prompt, seeds, n, name=painter.name, settings=in_half(chosen, bf16), clip=painter.clip)

@@ -260,7 +260,7 @@ class TokenSystem(System):
         chosen = self.resolve(n, seed, settings)
         if chosen["size"] and (given is not None or condition is not None):
             raise PinxitError("`size` goes with pictures that are drawn from a prompt alone. Leave it out.")
-        check_wish(self.name, chosen, self.clip)
+        check_wish(self.name, settings, chosen, self.clip)
         seeds = range(seed, seed + (chosen["rerank"] or n))
         condition = self.condition([prompt]) if condition is None else condition
         codes = self._sample(condition.expand(len(seeds), -1), seeds, chosen, progress, given, known)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -43,9 +44,15 @@ class Average:
         finally:
             self._swap()
 
+    @property
+    def raw(self) -> Callable[[], AbstractContextManager[None]] | None:
+        """Inside of `in_place`, where the networks hold their own weights; None where nothing is averaged."""
+        return self.in_place if self.live else None
+
     def _swap(self) -> None:
         for index, value in enumerate(self.live.values()):
             value.data, self.kept[index] = self.kept[index], value.data
+        torch.clear_autocast_cache()  # which knows weights by their parameter, and would go on with the others
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averages by the parameters' names."""

@@ -183,7 +183,7 @@ def train(
                 progress.numbers(step, {**meter.means(world), "lr": rates[objective.turns[0]]})
             if validation and due(training.validate_every, step):
                 with progress.aside(), average.in_place(), mixed:
-                    metrics = validate(objective, validation(), step, training, world, average.in_place)
+                    metrics = validate(objective, validation(), step, training, world, average.raw)
                 progress.validated(step, metrics)
             if world.leads and due(training.preview_every, step):
                 with progress.aside(), average.in_place(), mixed:
@@ -210,11 +210,11 @@ def train(
 
 @torch.no_grad()
 def validate(
-    objective: Objective, batches: Iterable[Batch], step: int, training: TrainingConfig, world: World, raw: Raw
+    objective: Objective, batches: Iterable[Batch], step: int, training: TrainingConfig, world: World, raw: Raw | None
 ) -> dict[str, float]:
     """The objective's numbers over the validation batches, which the processes share out; always the same noise.
 
-    `raw` puts the weights themselves in the place of their averages, and back.
+    `raw` puts the weights themselves in the place of their averages, and back; None where there are none.
     """
     objective.eval()
     meter = Meter()
