@@ -98,7 +98,7 @@ def evaluate(
     codec, clip = parts(system)
     painter = system if isinstance(system, Painter) and system.reads_texts else None
     if not (codec or clip or painter):
-        raise _unmeasured(system, "Its kind draws no texts, and it has no codec and no CLIP.")
+        raise _unmeasured(system, "It knows no texts, and has no codec and no CLIP.")
     resolved = system.resolve(1, seed, settings or Settings())
     with watch("reading") as progress:
         samples, skipped = _read(pairs, n, picture_size(system), progress)
