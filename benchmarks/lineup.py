@@ -119,6 +119,8 @@ def draw(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
         rows = drawn(systems, heads, given)
     elif given.edit:
         wishes = [json.loads(line) for line in given.edit.read_text(encoding="utf-8").splitlines()][: given.count]
+        if odd := [wish for wish in wishes if not {"image", "box", "prompt"} <= wish.keys()]:
+            parser.error(f"{given.edit} has a line without image, box or prompt: {json.dumps(odd[0])}")
         heads, rows = [wish["prompt"] for wish in wishes], edited(systems, wishes, given.edit.parent, given)
     else:
         pairs = open_pairs(given.complete, size=128)

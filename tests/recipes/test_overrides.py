@@ -100,6 +100,11 @@ def test_every_setting_listed_can_be_set() -> None:
         assert dict(settings(override(pipeline(), [f"{path}={text}"]))) == listed
 
 
+def test_a_setting_without_its_stage_is_told_of_those_that_have_it() -> None:
+    with pytest.raises(PinxitError, match=r"Stages have it: base\.training\.steps, clip\.training\.steps\."):
+        override(find("glide-tiny"), ["training.steps=2"])
+
+
 def test_sampling_settings_are_known_by_name() -> None:
     stage = ModelStage(name="model")
     assert override(stage, ["defaults.guidance=2"]).defaults == {"guidance": 2}

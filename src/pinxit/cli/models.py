@@ -75,6 +75,7 @@ def again(record: Mapping[str, Any]) -> str | None:
     """The command that makes a picture from text once more, alone; None for one that was made otherwise."""
     import shlex
 
+    from pinxit.checkpoints import catalogue
     from pinxit.systems.system import Settings
 
     settings = dict(record.get("settings") or {})
@@ -83,7 +84,8 @@ def again(record: Mapping[str, Any]) -> str | None:
     if not record.get("model") or not isinstance(record.get("seed"), int) or not settings.keys() <= known:
         return None
     words = ["pinxit", "generate", str(record.get("prompt", "")), "-n", "1", "--seed", str(record["seed"])]
-    words += ["--model", str(record["model"])]
+    model = str(record["model"])  # a folder is known by its name alone, wherever it was
+    words += ["--model", model if model in catalogue.shipped() or model.startswith("hf:") else f"PATH/TO/{model}"]
     for name, value in settings.items():
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, list):

@@ -335,9 +335,15 @@ def large_enough(recipe: Recipe, context: Context) -> None:
 def with_classes(recipe: Recipe, context: Context) -> None:
     """Raises PinxitError where none of some pictures, spread over all, has the label whose values are to be classes."""
     pairs: Pairs = recipe.learns_from(recipe, context)  # type: ignore[assignment]
-    some = metas_of(Part(pairs, tuple(range(0, len(pairs), max(1, -(-len(pairs) // LOOKED_AT))))))
+    places = range(0, len(pairs), max(1, -(-len(pairs) // LOOKED_AT)))
+    some = metas_of(Part(pairs, tuple(places)))
     if not any(str(meta.get(recipe.data.label, "")).strip() for meta in some):
-        Labels.told(recipe.data, some)
+        fields = ", ".join(sorted({name for meta in some for name in meta})) or "nothing"
+        raise PinxitError(
+            f"{recipe.name}: none of {len(some)} pictures looked at has data.label={recipe.data.label}, whose values "
+            f"would be classes. The source says of its pictures: {fields}. Give every stage that learns classes one of "
+            "these: --set STAGE.data.label=NAME."
+        )
 
 
 def metas_of(pairs: Pairs) -> list[Mapping[str, Any]]:

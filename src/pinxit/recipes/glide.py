@@ -54,6 +54,9 @@ LEARNING = OptimizerConfig(lr=2e-3, betas=(0.9, 0.99), matrices="muon", weight_d
 
 DEFAULTS = {"sampler": "dpm-solver", "steps": 25, "guidance": 3.0}
 
+TAKES = ("noised_clip",)
+"""What a whole GLIDE may be led by, trained apart."""
+
 
 def glide_base() -> Recipe:
     """Text to 64 pixels."""
@@ -135,7 +138,7 @@ def glide_128() -> Pipeline:
             "upsampler": glide_upsampler(),
             "clip": clip(),
             "model": ModelStage(
-                name="glide-model", kind="glide", parts=("base", "upsampler", "clip"), defaults=DEFAULTS
+                name="glide-model", kind="glide", parts=("base", "upsampler", "clip"), takes=TAKES, defaults=DEFAULTS
             ),
         },
     )
@@ -200,7 +203,9 @@ def glide() -> Pipeline:
         stages={
             "base": glide_base(),
             "clip": clip(),
-            "model": ModelStage(name="glide-model", kind="glide", parts=("base", "clip"), defaults=DEFAULTS),
+            "model": ModelStage(
+                name="glide-model", kind="glide", parts=("base", "clip"), takes=TAKES, defaults=DEFAULTS
+            ),
         },
     )
 

@@ -38,6 +38,8 @@ class ModelStage:
     """Of the system that the parts make."""
     parts: tuple[str, ...] = ("dvae", "clip", "transformer")
     """The stages whose products go in, each under its name."""
+    takes: tuple[str, ...] = ()
+    """Parts that go in as well where `--part` names them."""
     shared: Mapping[str, str] = field(default_factory=dict)
     """Parts that stay in a shipped model, by its name, and are not copied."""
     summary: str = "Put all parts into one folder."
@@ -68,7 +70,7 @@ class ModelStage:
     def run(self, context: Context) -> None:
         """Copies the parts, and opens what they make."""
         if context.world.leads:
-            folders = {part: context.model(part) for part in self.parts}
+            folders = {part: context.model(part) for part in self._parts(context)}
             with replace_folder(context.out) as partial:
                 write_config(partial, {"kind": self.kind, "parts": list(folders), **self._said(context)})
                 (partial / "README.md").write_text(self._card(context), encoding="utf-8")
@@ -79,14 +81,17 @@ class ModelStage:
                 system_class(self.kind).from_checkpoint(partial, torch.device("cpu"))
         context.world.wait()
 
+    def _parts(self, context: Context) -> tuple[str, ...]:
+        return *self.parts, *(part for part in self.takes if part in context.parts)
+
     def _card(self, context: Context) -> str:
         return self.card or (
-            f"# {self.name}\n\nA system of kind {self.kind} ({', '.join(self.parts)}), trained by pinxit from scratch "
-            f"on `{context.source}`. Licence of the weights: {self.licence}.\n"
+            f"# {self.name}\n\nA system of kind {self.kind} ({', '.join(self._parts(context))}), trained by pinxit "
+            f"from scratch on `{context.source}`. Licence of the weights: {self.licence}.\n"
         )
 
     def _said(self, context: Context) -> dict[str, Any]:
-        made_from = {part: context.fingerprint(part) for part in self.parts}
+        made_from = {part: context.fingerprint(part) for part in self._parts(context)}
         for part, owner in self.shared.items():
             if made_from[part] != fingerprint(catalogue.shipped()[owner] / part):
                 raise PinxitError(f"The {part} is not that of {owner}: give --part {part}={owner}, or share nothing.")

@@ -8,7 +8,7 @@ import difflib
 import json
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -55,7 +55,8 @@ def _changed(target: Any, annotation: Any, whole: str, path: list[str], text: st
     above = whole.split(".")[: -len(path)]
     free = isinstance(target, Mapping) and not any(_is_group(value) for value in parts.values())
     if name not in parts and not free:
-        raise _no_setting(whole, above, name, parts)
+        own = [stage for stage, value in parts.items() if isinstance(target, Pipeline) and name in _parts(value)]
+        raise _no_setting(whole, above, name, parts, own)
     if isinstance(target, Mapping):
         _check_keys(whole, above, [name])
     value = parts.get(name)
@@ -104,10 +105,14 @@ def _check_keys(whole: str, mapping: list[str], keys: Iterable[str]) -> None:
             raise _no_setting(whole, mapping, key, allowed)
 
 
-def _no_setting(whole: str, above: list[str], name: str, parts: Iterable[str]) -> PinxitError:
+def _no_setting(
+    whole: str, above: list[str], name: str, parts: Iterable[str], stages: Sequence[str] = ()
+) -> PinxitError:
     level, parts = ".".join(above), list(parts)
     near = difflib.get_close_matches(name, parts, n=1)
     hint = f" Did you mean {'.'.join([*above, near[0]])}?" if near else ""
+    if stages:
+        hint = f" Stages have it: {', '.join(f'{stage}.{whole}' for stage in stages)}."
     listed = f"{level + ' has' if level else 'There are'}: {', '.join(parts)}."
     return PinxitError(f"--set {whole}: there is no such setting.{hint} {listed}")
 
