@@ -24,3 +24,9 @@ pinxit train taming-tiny --data scenes:2000 --out "$out/taming"
 pinxit train maskgit-tiny --data scenes:2000 --out "$out/maskgit" --part codec="$out/taming/codec" --part clip="$out/taming/clip"
 pinxit generate "a red circle" --model "$out/maskgit" --steps 8 --seed 0 -n 4 -o "$out/at-once.png"
 pinxit generate "red circles" --model "$out/taming" --size 128x32 --seed 0 -n 4 -o "$out/wide.png"
+
+# From noise instead of codes, by GLIDE; and by DALL·E 2, which goes on from it and knows what CLIP sees of a picture.
+pinxit train glide-tiny --data scenes:2000 --out "$out/glide"
+pinxit generate "a red circle" --model "$out/glide" --seed 0 -n 4 -o "$out/from-noise.png"
+pinxit train dalle2-tiny --data scenes:2000 --out "$out/dalle2" --part start="$out/glide" --part clip="$out/glide"
+pinxit vary "$out/circle.png" --model "$out/dalle2" -n 4 -o "$out/varied.png"
