@@ -25,7 +25,7 @@ def commands() -> Iterator[str]:
     for page in PAGES:
         for line in re.sub(r" \\\n\s*", " ", page.read_text(encoding="utf-8")).splitlines():
             if found := re.match(r"(?:    )?(?:torchrun .* -m )?pinxit (\S.*)", line):
-                yield found[1].split("  ")[0].replace("[", "").replace("]", "").partition("#")[0]
+                yield without_brackets(found[1].split("  ")[0]).partition("#")[0]
 
 
 def benchmarks() -> Iterator[str]:
@@ -33,7 +33,12 @@ def benchmarks() -> Iterator[str]:
     for page in pages:
         for line in re.sub(r" \\\n\s*", " ", page.read_text(encoding="utf-8")).splitlines():
             if found := re.search(r"python (benchmarks/\S+\.py\b[^`]*)", line):
-                yield found[1].replace("[", "").replace("]", "")
+                yield without_brackets(found[1])
+
+
+def without_brackets(line: str) -> str:
+    """Options that may be left out are given; JSON stays."""
+    return re.sub(r"\[(-[^\]]*|[A-Z. ]+)\]", r"\1", line)
 
 
 def blocks() -> Iterator[str]:

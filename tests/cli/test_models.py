@@ -85,7 +85,10 @@ def test_show_tells_how_to_make_a_picture_again(tmp_path: Path) -> None:
 
 def test_what_was_not_made_from_a_text_alone_has_no_such_command() -> None:
     made = Picture(Image.new("RGB", (4, 4)), "a star", 3, "some", {"guidance": 2.0, "size": [64, 32]})
-    assert again(made.record()) == "pinxit generate 'a star' -n 1 --seed 3 --model PATH/TO/some --guidance 2.0 --size 64x32"
+    assert (
+        again(made.record())
+        == "pinxit generate 'a star' -n 1 --seed 3 --model PATH/TO/some --guidance 2.0 --size 64x32"
+    )
     assert again({**made.record(), "settings": {"guidance": 2.0, "keep_rows": 4}}) is None
     assert again({**made.record(), "settings": {"edited": True}}) is None
 
