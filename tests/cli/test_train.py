@@ -60,6 +60,12 @@ def test_faults_in_one_line(runner: CliRunner, tmp_path: Path, arguments: list[s
     assert "Traceback" not in done.output
 
 
+def test_everything_goes_into_a_folder(runner: CliRunner) -> None:
+    done = runner.invoke(main, ["train", "two", "--data", "scenes:60", "--out", __file__])
+    assert done.exit_code == 2
+    assert f"'{__file__}' is a file." in done.output
+
+
 def test_recipes(runner: CliRunner) -> None:
     listed = runner.invoke(main, ["recipes"])
     assert listed.exit_code == 0

@@ -14,7 +14,13 @@ from pinxit.cli.outputs import device_option
 @click.option(
     "--data", metavar="SRC", required=True, help="Pictures with captions: a folder, table, shards, scenes:N..."
 )
-@click.option("--out", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Where everything goes.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where everything goes.",
+)
 @click.option("--set", "assignments", metavar="PATH=VALUE", multiple=True, help="Change a setting of the recipe.")
 @click.option("--part", "parts", metavar="NAME=MODEL", multiple=True, help="Take an earlier stage from elsewhere.")
 @device_option
