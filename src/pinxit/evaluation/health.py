@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from pinxit.diffusion.process import Target
 from pinxit.diffusion.schedules import at_most
 from pinxit.models.denoiser import Conditioning
+from pinxit.objectives.objective import Raw
 from pinxit.systems.noise_drawing import Drawing, NoiseDrawer
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def health(
     asked: Conditioning,
     real: Tensor,
     lag: float | None = None,
-    raw: Callable[[], AbstractContextManager[None]] | None = None,
+    raw: Raw | None = None,
 ) -> dict[str, float]:
     """How samples by DDIM and by DDPM look beside `real` pictures b c h w in [-1, 1]; warns where something is wrong.
 

@@ -114,13 +114,7 @@ def evaluate(
         prompts = [(text, Ask.from_json(sample.meta["ask"])) for text, sample in zip(captions, samples, strict=True)]
         with watch("drawing") as progress:
             followed = best_of(
-                painter,
-                prompts,
-                pictures,
-                reconstructions,
-                seed=seed,
-                settings=resolved,
-                progress=progress,
+                painter, prompts, pictures, reconstructions, seed=seed, settings=resolved, progress=progress
             )
     return Report(
         model=system.name or system.kind,

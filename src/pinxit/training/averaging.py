@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from pinxit.errors import PinxitError
+from pinxit.objectives.objective import Raw
 
 
 class Average:
@@ -45,7 +45,7 @@ class Average:
             self._swap()
 
     @property
-    def raw(self) -> Callable[[], AbstractContextManager[None]] | None:
+    def raw(self) -> Raw | None:
         """Inside of `in_place`, where the networks hold their own weights; None where nothing is averaged."""
         return self.in_place if self.live else None
 
